@@ -1,0 +1,1 @@
+"""Probability models of the latents: densities and bits, pure functions."""

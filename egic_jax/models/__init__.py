@@ -1,0 +1,1 @@
+"""Networks as Flax (linen) modules; sizes come from `presets`."""

@@ -1,0 +1,141 @@
+"""Channel-wise autoregressive entropy model, and the one loop over its slices.
+
+Minnen, Singh, Channel-wise Autoregressive Entropy Models, ICIP 2020, section 3,
+without latent residual prediction. y is coded in slices of channels; the mean
+and scale of a slice come from its share of the hyper-synthesis output and from
+the slices decoded before.
+"""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from egic_jax.entropy import gaussian
+from egic_jax.models import presets
+from egic_jax.ops import quantization
+
+# (slice index, latent means, latent scales, decoded slices) to the slice's
+# mean and real-valued scale index.
+SliceParameters = Callable[
+  [int, jax.Array, jax.Array, tuple[jax.Array, ...]],
+  tuple[jax.Array, jax.Array],
+]
+# (slice index, mean, scale index) to y_hat of the slice.
+Visit = Callable[[int, jax.Array, jax.Array], jax.Array]
+
+
+def visit_slices(
+  slice_parameters: SliceParameters,
+  visit: Visit,
+  latent_means: jax.Array,
+  latent_scales: jax.Array,
+  num_slices: int,
+) -> jax.Array:
+  """Walks the slices in coding order; training, encoder and decoder share it.
+
+  Args:
+    slice_parameters: gives mean and scale index of a slice.
+    visit: what happens to a slice: rounding and counting bits in training,
+      writing symbols when encoding, reading them when decoding. Returns y_hat
+      of the slice.
+    latent_means, latent_scales: (B, h, w, C), from hyper-synthesis.
+    num_slices: number of slices.
+
+  Returns:
+    y_hat: (B, h, w, C).
+  """
+  support: tuple[jax.Array, ...] = ()
+  for i in range(num_slices):
+    mean, scale_index = slice_parameters(
+      i, latent_means, latent_scales, support
+    )
+    support = (*support, visit(i, mean, scale_index))
+  return jnp.concatenate(support, axis=-1)
+
+
+def hidden_widths(slice_index: int, slice_channels: int, max_support: int):
+  """Widths of the two hidden convolutions of a slice's networks.
+
+  For 32 channels a slice: (64, 32) (64, 32) (85, 42) (106, 53) ...
+  """
+  seen = max(1, min(slice_index, max_support)) + 2
+  return 2 * slice_channels * seen // 3, slice_channels * seen // 3
+
+
+class SliceNetwork(nn.Module):
+  """3x3 conv, ReLU, 3x3 conv, ReLU, 3x3 conv, zero padding.
+
+  Always float32: its outputs decide symbols and tables.
+  """
+
+  widths: Sequence[int]
+  out_bias_init: float = 0.0
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    for i, width in enumerate(self.widths):
+      last = i == len(self.widths) - 1
+      x = nn.Conv(
+        width,
+        (3, 3),
+        bias_init=nn.initializers.constant(self.out_bias_init if last else 0),
+        name=f"conv_{i}",
+      )(x)
+      x = x if last else jax.nn.relu(x)
+    return x
+
+
+class Charm(nn.Module):
+  """Mean and scale networks of every slice."""
+
+  config: presets.CodecConfig
+
+  def setup(self):
+    config = self.config
+    widths = [
+      (
+        *hidden_widths(i, config.slice_channels, config.max_support),
+        config.slice_channels,
+      )
+      for i in range(config.num_slices)
+    ]
+    self.means = [
+      SliceNetwork(w, name=f"mean_{i}") for i, w in enumerate(widths)
+    ]
+    # Scales start at one: at index 0 (0.11) untrained latents would cost
+    # hundreds of bits each and their gradients drown the rest.
+    self.scales = [
+      SliceNetwork(w, gaussian.index_of_scale(1.0), name=f"scale_{i}")
+      for i, w in enumerate(widths)
+    ]
+
+  def slice_parameters(
+    self,
+    i: int,
+    latent_means: jax.Array,
+    latent_scales: jax.Array,
+    support: tuple[jax.Array, ...],
+  ) -> tuple[jax.Array, jax.Array]:
+    """Mean and scale index of slice i.
+
+    Args:
+      i: slice index.
+      latent_means, latent_scales: (B, h, w, C).
+      support: y_hat of the slices before i, each (B, h, w, C / num_slices).
+
+    Returns:
+      mean and real-valued scale index in [0, 63], (B, h, w, C / num_slices).
+    """
+    size = self.config.slice_channels
+    own = slice(i * size, (i + 1) * size)
+    support = support[: self.config.max_support]
+    mean = self.means[i](
+      jnp.concatenate([latent_means[..., own], *support], axis=-1)
+    )
+    index = self.scales[i](
+      jnp.concatenate([latent_scales[..., own], *support], axis=-1)
+    )
+    index = quantization.clip_inward(index, 0.0, gaussian.NUM_SCALES - 1.0)
+    return mean, index

@@ -1,0 +1,181 @@
+"""The codec: transforms, hyperprior and channel-autoregressive entropy model.
+
+`Codec` binds the parts; each is a method of its own, so that training traces
+all of them into one program and the bitstream steps through them one by one.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from egic_jax.entropy import factorized, gaussian
+from egic_jax.models import charm, presets, transforms
+from egic_jax.ops import quantization
+
+
+class CodecOutput(NamedTuple):
+  """What one pass of the codec yields.
+
+  Attributes:
+    x_hat: (B, H, W, 3) reconstruction, about [0, 1], not clipped.
+    y_bits: (B, num_slices) estimated bits of each slice of y.
+    z_bits: (B,) estimated bits of z.
+    y, z: latents before rounding, (B, H/16, W/16, C), (B, H/64, W/64, Cz).
+    y_hat, z_hat: latents after rounding.
+    mean, scale_index: parameters of y, (B, H/16, W/16, C).
+  """
+
+  x_hat: jax.Array
+  y_bits: jax.Array
+  z_bits: jax.Array
+  y: jax.Array
+  z: jax.Array
+  y_hat: jax.Array
+  z_hat: jax.Array
+  mean: jax.Array
+  scale_index: jax.Array
+
+
+class Codec(nn.Module):
+  """SwinT-ChARM.
+
+  Attributes:
+    config: the size.
+    dtype: type in which the transforms compute. The entropy model (h_s, slice
+      networks, densities) is float32 regardless: it decides symbols.
+  """
+
+  config: presets.CodecConfig
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    config = self.config
+    self._analysis = transforms.analysis(config, self.dtype, "analysis")
+    self._synthesis = transforms.synthesis(config, self.dtype, "synthesis")
+    self._hyper_analysis = transforms.hyper_analysis(
+      config, self.dtype, "hyper_analysis"
+    )
+    self._hyper_synthesis = transforms.hyper_synthesis(
+      config, jnp.float32, "hyper_synthesis"
+    )
+    self._charm = charm.Charm(config, name="charm")
+    self._prior = self.param(
+      "prior", factorized.init_params, config.hyper_width
+    )
+
+  def analysis(self, image: jax.Array) -> jax.Array:
+    """g_a: image (B, H, W, 3) in [0, 1], sides multiples of 64 > y."""
+    chex.assert_shape(image, (None, None, None, 3))
+    height, width = image.shape[1:3]
+    if height % self.config.hyper_stride or width % self.config.hyper_stride:
+      raise ValueError(
+        f"image is {height}x{width}; its sides must be multiples of"
+        f" {self.config.hyper_stride}: pad it first"
+      )
+    return self._analysis(image)
+
+  def hyper_analysis(self, y: jax.Array) -> jax.Array:
+    """h_a: y (B, H/16, W/16, C) > z (B, H/64, W/64, Cz)."""
+    return self._hyper_analysis(y)
+
+  def hyper_synthesis(self, z_hat: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """h_s: z_hat > latent means and latent scales, each (B, H/16, W/16, C)."""
+    means, scales = jnp.split(self._hyper_synthesis(z_hat), 2, axis=-1)
+    return means, scales
+
+  def slice_parameters(self, i, latent_means, latent_scales, support):
+    """Mean and scale index of slice i; see `charm.Charm.slice_parameters`."""
+    return self._charm.slice_parameters(i, latent_means, latent_scales, support)
+
+  def synthesis(self, y_hat: jax.Array) -> jax.Array:
+    """g_s: y_hat > x_hat (B, H, W, 3), about [0, 1], not clipped."""
+    return self._synthesis(y_hat)
+
+  def synthesis_features(self, y_hat: jax.Array) -> jax.Array:
+    """Input of the last stage of g_s, (B, H/2, W/2, C): what ORP is fed."""
+    return self._synthesis.features(y_hat)
+
+  def synthesis_last_stage(self, features: jax.Array) -> jax.Array:
+    """The last stage of g_s: features > x_hat."""
+    return self._synthesis.last_stage(features)
+
+  def z_bits(self, z: jax.Array) -> jax.Array:
+    """Estimated bits of rounded or noisy z: (B, h, w, Cz) > (B,)."""
+    return factorized.bits(self._prior, z).sum((1, 2, 3))
+
+  def __call__(
+    self, image: jax.Array, key: jax.Array | None = None
+  ) -> CodecOutput:
+    """Image to reconstruction and estimated bits.
+
+    Args:
+      image: (B, H, W, 3) float32 in [0, 1], sides multiples of 64.
+      key: random key. With one, rates are those of latents with uniform noise
+        and gradients pass straight through rounding (training); without, of
+        rounded latents (evaluation).
+
+    Returns:
+      CodecOutput.
+    """
+    y = self.analysis(image)
+    z = self.hyper_analysis(y)
+    if key is None:
+      z_hat = jnp.round(z)
+      z_bits = self.z_bits(z_hat)
+      y_noise = None
+    else:
+      y_key, z_key = jax.random.split(key)
+      z_hat = quantization.round_straight_through(z)
+      z_bits = self.z_bits(z + quantization.uniform_noise(z_key, z.shape))
+      y_noise = quantization.uniform_noise(y_key, y.shape)
+
+    size = self.config.slice_channels
+    means, indices, y_bits = [], [], []
+
+    def visit(i, mean, index):
+      own = slice(i * size, (i + 1) * size)
+      residual = y[..., own] - mean
+      rounded = quantization.round_straight_through(residual)
+      counted = rounded if y_noise is None else residual + y_noise[..., own]
+      y_bits.append(gaussian.bits(counted, index).sum((1, 2, 3)))
+      means.append(mean)
+      indices.append(index)
+      return rounded + mean
+
+    latent_means, latent_scales = self.hyper_synthesis(z_hat)
+    y_hat = charm.visit_slices(
+      self.slice_parameters,
+      visit,
+      latent_means,
+      latent_scales,
+      self.config.num_slices,
+    )
+    return CodecOutput(
+      x_hat=self.synthesis(y_hat),
+      y_bits=jnp.stack(y_bits, axis=-1),
+      z_bits=z_bits,
+      y=y,
+      z=z,
+      y_hat=y_hat,
+      z_hat=z_hat,
+      mean=jnp.concatenate(means, axis=-1),
+      scale_index=jnp.concatenate(indices, axis=-1),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def init_codec_params(config: presets.CodecConfig, key: jax.Array) -> dict:
+  """Untrained parameters of the codec, float32."""
+  image = jnp.zeros((1, config.hyper_stride, config.hyper_stride, 3))
+  return Codec(config).init(key, image)["params"]
+
+
+def param_shapes(config: presets.CodecConfig) -> dict:
+  """Tree of jax.ShapeDtypeStruct of the codec's parameters; nothing computed."""
+  return jax.eval_shape(
+    functools.partial(init_codec_params, config), jax.random.key(0)
+  )

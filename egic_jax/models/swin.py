@@ -1,0 +1,163 @@
+"""Swin transformer blocks and the layers that change resolution.
+
+Liu et al., Swin Transformer, ICCV 2021; as in SwinT-ChARM (Zhu, Yang, Cohen,
+ICLR 2022). All maps are (B, H, W, C). Parameters are float32; `dtype` is the
+type that products are computed in.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from egic_jax.ops import attention, space_to_depth, windows
+
+_DENSE_INIT = nn.initializers.xavier_uniform()
+
+
+def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
+  """LayerNorm over channels, epsilon 1e-5, statistics in float32."""
+  return nn.LayerNorm(
+    epsilon=1e-5, use_fast_variance=False, dtype=dtype, name=name
+  )
+
+
+class WindowAttention(nn.Module):
+  """Self-attention in windows with a learned relative position bias."""
+
+  num_heads: int
+  window: int
+  shift: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """(B, H, W, C) > (B, H, W, C)."""
+    _, height, width, channels = x.shape
+    tokens = self.window**2
+    table = self.param(
+      "relative_position_bias",
+      nn.initializers.truncated_normal(0.02),
+      ((2 * self.window - 1) ** 2, self.num_heads),
+    )
+    bias = table[windows.relative_position_index(self.window).reshape(-1)]
+    bias = bias.reshape(tokens, tokens, self.num_heads).transpose(2, 0, 1)
+    visible = windows.visibility(height, width, self.window, self.shift)
+
+    x = windows.partition(x, self.window, self.shift)
+    qkv = nn.Dense(
+      3 * channels, kernel_init=_DENSE_INIT, dtype=self.dtype, name="qkv"
+    )(x)
+    x = attention.window_attention(qkv, bias, visible, num_heads=self.num_heads)
+    x = nn.Dense(
+      channels, kernel_init=_DENSE_INIT, dtype=self.dtype, name="proj"
+    )(x)
+    return windows.merge(x, self.window, height, width, self.shift)
+
+
+class SwinBlock(nn.Module):
+  """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+  num_heads: int
+  window: int
+  shift: int
+  mlp_ratio: int = 4
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """(B, H, W, C) > (B, H, W, C)."""
+    channels = x.shape[-1]
+    x = x + WindowAttention(
+      self.num_heads, self.window, self.shift, self.dtype, name="attention"
+    )(layer_norm(self.dtype, "norm1")(x))
+    hidden = nn.Dense(
+      self.mlp_ratio * channels,
+      kernel_init=_DENSE_INIT,
+      dtype=self.dtype,
+      name="mlp_in",
+    )(layer_norm(self.dtype, "norm2")(x))
+    hidden = jax.nn.gelu(hidden, approximate=False)
+    return x + nn.Dense(
+      channels, kernel_init=_DENSE_INIT, dtype=self.dtype, name="mlp_out"
+    )(hidden)
+
+
+class SwinBlocks(nn.Module):
+  """`depth` blocks of one width; every second one with shifted windows."""
+
+  depth: int
+  num_heads: int
+  window: int
+  mlp_ratio: int = 4
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """(B, H, W, C) > (B, H, W, C)."""
+    for i in range(self.depth):
+      x = SwinBlock(
+        self.num_heads,
+        self.window,
+        shift=self.window // 2 if i % 2 else 0,
+        mlp_ratio=self.mlp_ratio,
+        dtype=self.dtype,
+        name=f"block_{i}",
+      )(x)
+    return x
+
+
+class PatchMerging(nn.Module):
+  """(B, H, W, C) > (B, H/2, W/2, features): phases, norm, Dense, no bias."""
+
+  features: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x = layer_norm(self.dtype, "norm")(space_to_depth.merge_phases(x))
+    return nn.Dense(
+      self.features,
+      use_bias=False,
+      kernel_init=_DENSE_INIT,
+      dtype=self.dtype,
+      name="reduction",
+    )(x)
+
+
+class PatchSplitting(nn.Module):
+  """(B, H, W, C) > (B, 2H, 2W, features): Dense, no bias, norm, phases."""
+
+  features: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x = nn.Dense(
+      4 * self.features,
+      use_bias=False,
+      kernel_init=_DENSE_INIT,
+      dtype=self.dtype,
+      name="reduction",
+    )(x)
+    return space_to_depth.depth_to_space(layer_norm(self.dtype, "norm")(x))
+
+
+class PatchUnpack(nn.Module):
+  """(B, H, W, C) > (B, 2H, 2W, features) float32: Dense with bias, phases."""
+
+  features: int
+  bias_init: float = 0.0
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x = nn.Dense(
+      4 * self.features,
+      kernel_init=_DENSE_INIT,
+      bias_init=nn.initializers.constant(self.bias_init),
+      dtype=self.dtype,
+      name="reduction",
+    )(x)
+    return space_to_depth.depth_to_space(x.astype(jnp.float32))

@@ -1,0 +1,218 @@
+"""The four transforms: image to y, y to z, and back.
+
+SwinT-ChARM (Zhu, Yang, Cohen, ICLR 2022): downwards a 2x2 stride-2 convolution,
+then stages of Swin blocks with a PatchMerging between two; upwards stages of
+Swin blocks, each ending in a PatchSplitting, the last in a PatchUnpack.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from egic_jax.models import presets, swin
+
+
+class Downward(nn.Module):
+  """Halves the sides `len(widths)` times: (B, H, W, C) > (B, h, w, widths[-1]).
+
+  Serves as analysis transform g_a (four stages) and hyper-analysis h_a (two).
+  """
+
+  widths: Sequence[int]
+  depths: Sequence[int]
+  window: int
+  head_width: int
+  mlp_ratio: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x = nn.Conv(
+      self.widths[0],
+      (2, 2),
+      (2, 2),
+      padding="VALID",
+      dtype=self.dtype,
+      name="patch_embedding",
+    )(x)
+    for i, (width, depth) in enumerate(
+      zip(self.widths, self.depths, strict=True)
+    ):
+      if i:
+        x = swin.PatchMerging(width, self.dtype, name=f"merging_{i - 1}")(x)
+      x = swin.SwinBlocks(
+        depth,
+        width // self.head_width,
+        self.window,
+        self.mlp_ratio,
+        self.dtype,
+        name=f"stage_{i}",
+      )(x)
+    return x.astype(jnp.float32)
+
+
+class UpwardStage(nn.Module):
+  """Swin blocks, then twice the resolution: (B, H, W, C) > (B, 2H, 2W, out).
+
+  The last stage of a transform unpacks to the output's channels instead of
+  splitting to the next width. The ORP head is such a last stage.
+  """
+
+  width: int
+  depth: int
+  out: int
+  last: bool
+  window: int
+  head_width: int
+  mlp_ratio: int
+  out_bias_init: float = 0.0
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x = swin.SwinBlocks(
+      self.depth,
+      self.width // self.head_width,
+      self.window,
+      self.mlp_ratio,
+      self.dtype,
+      name="blocks",
+    )(x.astype(self.dtype))
+    if self.last:
+      return swin.PatchUnpack(
+        self.out, self.out_bias_init, self.dtype, name="unpack"
+      )(x)
+    return swin.PatchSplitting(self.out, self.dtype, name="splitting")(x)
+
+
+class Upward(nn.Module):
+  """Doubles the sides `len(widths)` times: synthesis g_s, hyper-synthesis h_s.
+
+  Attributes:
+    widths: width of each stage, first to last.
+    depths: blocks of each stage.
+    out: channels of the output.
+    out_bias_init: where every output starts before training.
+  """
+
+  widths: Sequence[int]
+  depths: Sequence[int]
+  out: int
+  window: int
+  head_width: int
+  mlp_ratio: int
+  out_bias_init: float = 0.0
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    outs = (*self.widths[1:], self.out)
+    self.stages = [
+      UpwardStage(
+        width=width,
+        depth=depth,
+        out=out,
+        last=i == len(self.widths) - 1,
+        window=self.window,
+        head_width=self.head_width,
+        mlp_ratio=self.mlp_ratio,
+        out_bias_init=self.out_bias_init,
+        dtype=self.dtype,
+        name=f"stage_{i}",
+      )
+      for i, (width, depth, out) in enumerate(
+        zip(self.widths, self.depths, outs, strict=True)
+      )
+    ]
+
+  def features(self, x: jax.Array) -> jax.Array:
+    """What the last stage is fed with: half the output's resolution."""
+    for stage in self.stages[:-1]:
+      x = stage(x)
+    return x
+
+  def last_stage(self, features: jax.Array) -> jax.Array:
+    """The last stage alone: features > output, float32."""
+    return self.stages[-1](features)
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return self.last_stage(self.features(x))
+
+
+def analysis(config: presets.CodecConfig, dtype: Any, name: str) -> Downward:
+  """g_a: image (B, H, W, 3) in [0, 1] > y (B, H/16, W/16, C)."""
+  return Downward(
+    config.analysis_widths,
+    config.analysis_depths,
+    config.analysis_window,
+    config.head_width,
+    config.mlp_ratio,
+    dtype=dtype,
+    name=name,
+  )
+
+
+def synthesis(config: presets.CodecConfig, dtype: Any, name: str) -> Upward:
+  """g_s: y_hat (B, H/16, W/16, C) > x_hat (B, H, W, 3), about [0, 1]."""
+  return Upward(
+    config.analysis_widths[::-1],
+    config.analysis_depths[::-1],
+    3,
+    config.analysis_window,
+    config.head_width,
+    config.mlp_ratio,
+    out_bias_init=0.5,  # Mid-grey.
+    dtype=dtype,
+    name=name,
+  )
+
+
+def hyper_analysis(
+  config: presets.CodecConfig, dtype: Any, name: str
+) -> Downward:
+  """h_a: y (B, H/16, W/16, C) > z (B, H/64, W/64, hyper_width)."""
+  return Downward(
+    (config.hyper_width,) * 2,
+    config.hyper_depths,
+    config.hyper_window,
+    config.head_width,
+    config.mlp_ratio,
+    dtype=dtype,
+    name=name,
+  )
+
+
+def hyper_synthesis(
+  config: presets.CodecConfig, dtype: Any, name: str
+) -> Upward:
+  """h_s: z_hat > latent means and scales side by side, (B, H/16, W/16, 2C)."""
+  return Upward(
+    (config.hyper_width,) * 2,
+    config.hyper_depths[::-1],
+    2 * config.latent_channels,
+    config.hyper_window,
+    config.head_width,
+    config.mlp_ratio,
+    dtype=dtype,
+    name=name,
+  )
+
+
+def synthesis_last_stage(
+  config: presets.CodecConfig, dtype: Any, name: str
+) -> UpwardStage:
+  """The last stage of g_s as a module of its own: the ORP head."""
+  return UpwardStage(
+    width=config.analysis_widths[0],
+    depth=config.analysis_depths[0],
+    out=3,
+    last=True,
+    window=config.analysis_window,
+    head_width=config.head_width,
+    mlp_ratio=config.mlp_ratio,
+    out_bias_init=0.5,
+    dtype=dtype,
+    name=name,
+  )

@@ -1,0 +1,1 @@
+"""Array operations without parameters: windows, attention, rounding."""
