@@ -6,7 +6,8 @@ import jax.numpy as jnp
 
 def round_straight_through(x: jax.Array) -> jax.Array:
   """Rounds half to even; the gradient passes as if nothing had happened."""
-  return x + jax.lax.stop_gradient(jnp.round(x) - x)
+  # In this order the result is a whole number exactly: x - x is zero.
+  return jax.lax.stop_gradient(jnp.round(x)) + (x - jax.lax.stop_gradient(x))
 
 
 def uniform_noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
