@@ -16,28 +16,43 @@ import numpy as np
 Params = dict[str, jax.Array]
 
 
-def init_params(
-  key: jax.Array,
-  channels: int,
-  filters: tuple[int, ...] = (3, 3),
-  init_scale: float = 10.0,
-) -> Params:
-  """Parameters of densities about `init_scale` wide, one a channel."""
+def param_shapes(
+  channels: int, filters: tuple[int, ...] = (3, 3)
+) -> dict[str, tuple[int, ...]]:
+  """Shapes of the parameters of `channels` densities, by name."""
   widths = (1, *filters, 1)
-  layer_scale = init_scale ** (1 / (len(widths) - 1))
-  params = {}
-  for k, (fan_in, fan_out) in enumerate(
-    zip(widths[:-1], widths[1:], strict=True)
-  ):
-    matrix = math.log(math.expm1(1 / layer_scale / fan_out))
-    params[f"matrices_{k}"] = jnp.full((channels, fan_out, fan_in), matrix)
-    key, bias_key = jax.random.split(key)
-    params[f"biases_{k}"] = jax.random.uniform(
-      bias_key, (channels, fan_out, 1), jnp.float32, -0.5, 0.5
-    )
+  shapes = {}
+  for k in range(len(widths) - 1):
+    shapes[f"matrices_{k}"] = (channels, widths[k + 1], widths[k])
+    shapes[f"biases_{k}"] = (channels, widths[k + 1], 1)
     if k < len(filters):
-      params[f"factors_{k}"] = jnp.zeros((channels, fan_out, 1))
-  return params
+      shapes[f"factors_{k}"] = (channels, widths[k + 1], 1)
+  return shapes
+
+
+def draw_parameter(
+  name: str,
+  shape: tuple[int, ...],
+  rng: np.random.Generator,
+  *,
+  depth: int = 3,
+  init_scale: float = 10.0,
+) -> np.ndarray:
+  """One untrained parameter; together they give densities `init_scale` wide.
+
+  Args:
+    name, shape: as in `param_shapes`.
+    rng: source of the biases.
+    depth: number of affine layers.
+    init_scale: about the width of each density.
+  """
+  if name.startswith("matrices"):
+    return np.full(
+      shape, math.log(math.expm1(init_scale ** (-1 / depth) / shape[1]))
+    )
+  if name.startswith("biases"):
+    return rng.uniform(-0.5, 0.5, shape)
+  return np.zeros(shape)
 
 
 def cdf_logits(params: Params, x: jax.Array) -> jax.Array:

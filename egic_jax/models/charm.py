@@ -71,7 +71,6 @@ class SliceNetwork(nn.Module):
   """
 
   widths: Sequence[int]
-  out_bias_init: float = 0.0
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -80,7 +79,6 @@ class SliceNetwork(nn.Module):
       x = nn.Conv(
         width,
         (3, 3),
-        bias_init=nn.initializers.constant(self.out_bias_init if last else 0),
         name=f"conv_{i}",
       )(x)
       x = x if last else jax.nn.relu(x)
@@ -104,11 +102,8 @@ class Charm(nn.Module):
     self.means = [
       SliceNetwork(w, name=f"mean_{i}") for i, w in enumerate(widths)
     ]
-    # Scales start at one: at index 0 (0.11) untrained latents would cost
-    # hundreds of bits each and their gradients drown the rest.
     self.scales = [
-      SliceNetwork(w, gaussian.index_of_scale(1.0), name=f"scale_{i}")
-      for i, w in enumerate(widths)
+      SliceNetwork(w, name=f"scale_{i}") for i, w in enumerate(widths)
     ]
 
   def slice_parameters(

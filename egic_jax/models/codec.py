@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from egic_jax.entropy import factorized, gaussian
-from egic_jax.models import charm, presets, transforms
+from egic_jax.models import charm, initialization, presets, transforms
 from egic_jax.ops import quantization
 
 
@@ -63,8 +63,9 @@ class Codec(nn.Module):
       config, jnp.float32, "hyper_synthesis"
     )
     self._charm = charm.Charm(config, name="charm")
+    shapes = factorized.param_shapes(config.hyper_width)
     self._prior = self.param(
-      "prior", factorized.init_params, config.hyper_width
+      "prior", lambda _: {k: jnp.zeros(v) for k, v in shapes.items()}
     )
 
   def analysis(self, image: jax.Array) -> jax.Array:
@@ -167,15 +168,19 @@ class Codec(nn.Module):
     )
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def init_codec_params(config: presets.CodecConfig, key: jax.Array) -> dict:
-  """Untrained parameters of the codec, float32."""
-  image = jnp.zeros((1, config.hyper_stride, config.hyper_stride, 3))
-  return Codec(config).init(key, image)["params"]
-
-
-def param_shapes(config: presets.CodecConfig) -> dict:
-  """Tree of jax.ShapeDtypeStruct of the codec's parameters; nothing computed."""
-  return jax.eval_shape(
-    functools.partial(init_codec_params, config), jax.random.key(0)
+@functools.cache
+def param_shapes(config: presets.CodecConfig) -> dict[str, Any]:
+  """Tree of jax.ShapeDtypeStruct of the codec's parameters."""
+  image = jax.ShapeDtypeStruct(
+    (1, config.hyper_stride, config.hyper_stride, 3), jnp.float32
   )
+  return jax.eval_shape(Codec(config).init, jax.random.key(0), image)["params"]
+
+
+def init_codec_params(config: presets.CodecConfig, seed: int) -> dict[str, Any]:
+  """Untrained parameters of the codec, float32 numpy arrays.
+
+  {analysis, synthesis, hyper_analysis, hyper_synthesis, charm, prior}; use
+  these, not `Codec.init`, whose values are placeholders.
+  """
+  return initialization.draw(param_shapes(config), seed)

@@ -13,8 +13,6 @@ import jax.numpy as jnp
 
 from egic_jax.ops import attention, space_to_depth, windows
 
-_DENSE_INIT = nn.initializers.xavier_uniform()
-
 
 def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
   """LayerNorm over channels, epsilon 1e-5, statistics in float32."""
@@ -38,7 +36,7 @@ class WindowAttention(nn.Module):
     tokens = self.window**2
     table = self.param(
       "relative_position_bias",
-      nn.initializers.truncated_normal(0.02),
+      nn.initializers.zeros,
       ((2 * self.window - 1) ** 2, self.num_heads),
     )
     bias = table[windows.relative_position_index(self.window).reshape(-1)]
@@ -46,13 +44,9 @@ class WindowAttention(nn.Module):
     visible = windows.visibility(height, width, self.window, self.shift)
 
     x = windows.partition(x, self.window, self.shift)
-    qkv = nn.Dense(
-      3 * channels, kernel_init=_DENSE_INIT, dtype=self.dtype, name="qkv"
-    )(x)
+    qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(x)
     x = attention.window_attention(qkv, bias, visible, num_heads=self.num_heads)
-    x = nn.Dense(
-      channels, kernel_init=_DENSE_INIT, dtype=self.dtype, name="proj"
-    )(x)
+    x = nn.Dense(channels, dtype=self.dtype, name="proj")(x)
     return windows.merge(x, self.window, height, width, self.shift)
 
 
@@ -74,14 +68,11 @@ class SwinBlock(nn.Module):
     )(layer_norm(self.dtype, "norm1")(x))
     hidden = nn.Dense(
       self.mlp_ratio * channels,
-      kernel_init=_DENSE_INIT,
       dtype=self.dtype,
       name="mlp_in",
     )(layer_norm(self.dtype, "norm2")(x))
     hidden = jax.nn.gelu(hidden, approximate=False)
-    return x + nn.Dense(
-      channels, kernel_init=_DENSE_INIT, dtype=self.dtype, name="mlp_out"
-    )(hidden)
+    return x + nn.Dense(channels, dtype=self.dtype, name="mlp_out")(hidden)
 
 
 class SwinBlocks(nn.Module):
@@ -120,7 +111,6 @@ class PatchMerging(nn.Module):
     return nn.Dense(
       self.features,
       use_bias=False,
-      kernel_init=_DENSE_INIT,
       dtype=self.dtype,
       name="reduction",
     )(x)
@@ -137,7 +127,6 @@ class PatchSplitting(nn.Module):
     x = nn.Dense(
       4 * self.features,
       use_bias=False,
-      kernel_init=_DENSE_INIT,
       dtype=self.dtype,
       name="reduction",
     )(x)
@@ -148,15 +137,12 @@ class PatchUnpack(nn.Module):
   """(B, H, W, C) > (B, 2H, 2W, features) float32: Dense with bias, phases."""
 
   features: int
-  bias_init: float = 0.0
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     x = nn.Dense(
       4 * self.features,
-      kernel_init=_DENSE_INIT,
-      bias_init=nn.initializers.constant(self.bias_init),
       dtype=self.dtype,
       name="reduction",
     )(x)

@@ -68,7 +68,6 @@ class UpwardStage(nn.Module):
   window: int
   head_width: int
   mlp_ratio: int
-  out_bias_init: float = 0.0
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -82,9 +81,7 @@ class UpwardStage(nn.Module):
       name="blocks",
     )(x.astype(self.dtype))
     if self.last:
-      return swin.PatchUnpack(
-        self.out, self.out_bias_init, self.dtype, name="unpack"
-      )(x)
+      return swin.PatchUnpack(self.out, self.dtype, name="unpack")(x)
     return swin.PatchSplitting(self.out, self.dtype, name="splitting")(x)
 
 
@@ -95,7 +92,6 @@ class Upward(nn.Module):
     widths: width of each stage, first to last.
     depths: blocks of each stage.
     out: channels of the output.
-    out_bias_init: where every output starts before training.
   """
 
   widths: Sequence[int]
@@ -104,7 +100,6 @@ class Upward(nn.Module):
   window: int
   head_width: int
   mlp_ratio: int
-  out_bias_init: float = 0.0
   dtype: Any = jnp.float32
 
   def setup(self):
@@ -118,7 +113,6 @@ class Upward(nn.Module):
         window=self.window,
         head_width=self.head_width,
         mlp_ratio=self.mlp_ratio,
-        out_bias_init=self.out_bias_init,
         dtype=self.dtype,
         name=f"stage_{i}",
       )
@@ -163,7 +157,6 @@ def synthesis(config: presets.CodecConfig, dtype: Any, name: str) -> Upward:
     config.analysis_window,
     config.head_width,
     config.mlp_ratio,
-    out_bias_init=0.5,  # Mid-grey.
     dtype=dtype,
     name=name,
   )
@@ -212,7 +205,6 @@ def synthesis_last_stage(
     window=config.analysis_window,
     head_width=config.head_width,
     mlp_ratio=config.mlp_ratio,
-    out_bias_init=0.5,
     dtype=dtype,
     name=name,
   )

@@ -1,5 +1,7 @@
 """Multi-head self-attention inside windows."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,20 +33,66 @@ def window_attention(
   Returns:
     (B * windows, tokens, C).
   """
-  count, tokens, width = qkv.shape
-  head_width = width // (3 * num_heads)
-  query, key, value = jnp.split(
-    qkv.reshape(count, tokens, 3 * num_heads, head_width), 3, axis=2
+  mask = None
+  if visible is not None:
+    mask = np.where(visible, 0.0, MASKED_LOGIT).astype(np.float32)
+  return jax.lax.platform_dependent(
+    qkv,
+    position_bias.astype(jnp.float32),
+    cpu=functools.partial(_heads_in_turn, mask=mask, num_heads=num_heads),
+    default=functools.partial(_heads_at_once, mask=mask, num_heads=num_heads),
   )
-  query = query * (head_width**-0.5)
+
+
+def _heads_at_once(qkv, position_bias, *, mask, num_heads):
+  """One batched product over windows and heads: for accelerators."""
+  count, tokens, width = qkv.shape
+  query, key, value = jnp.split(
+    qkv.reshape(count, tokens, 3 * num_heads, -1), 3, axis=2
+  )
+  query = query * (query.shape[-1] ** -0.5)
   logits = jnp.einsum(
     "nqhd,nkhd->nhqk", query, key, preferred_element_type=jnp.float32
   )
-  logits += position_bias.astype(jnp.float32)
-  if visible is not None:
-    mask = np.where(visible, 0.0, MASKED_LOGIT).astype(np.float32)[:, None]
-    per_image = logits.reshape(-1, len(visible), *logits.shape[1:])
-    logits = (per_image + mask).reshape(logits.shape)
+  logits += position_bias
+  if mask is not None:
+    logits = _add_mask(logits, mask[:, None])
   weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
   out = jnp.einsum("nhqk,nkhd->nqhd", weights, value)
-  return out.reshape(count, tokens, num_heads * head_width)
+  return out.reshape(count, tokens, width // 3)
+
+
+def _heads_in_turn(qkv, position_bias, *, mask, num_heads):
+  """One head after the other, normalised last: for the CPU.
+
+  XLA:CPU hands products with a single batch axis to its fast matrix routine,
+  and those over windows and heads to a loop that is several times slower.
+  Dividing by the softmax's sum after the second product touches C numbers a
+  token instead of a window's worth of weights.
+  """
+  head_width = qkv.shape[-1] // (3 * num_heads)
+  heads = jnp.split(qkv, 3 * num_heads, axis=-1)
+  outs = []
+  for head in range(num_heads):
+    query, key, value = heads[head::num_heads]
+    logits = jnp.einsum(
+      "nqd,nkd->nqk",
+      query * (head_width**-0.5),
+      key,
+      preferred_element_type=jnp.float32,
+    )
+    logits += position_bias[head]
+    if mask is not None:
+      logits = _add_mask(logits, mask)
+    highest = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    weights = jnp.exp(logits - highest)
+    total = weights.sum(axis=-1, keepdims=True)
+    out = jnp.einsum("nqk,nkd->nqd", weights.astype(value.dtype), value)
+    outs.append((out / total).astype(qkv.dtype))
+  return jnp.concatenate(outs, axis=-1)
+
+
+def _add_mask(logits, mask):
+  """Adds (windows, ...) to (B * windows, ...)."""
+  per_image = logits.reshape(-1, *mask.shape[:1], *logits.shape[1:])
+  return (per_image + mask).reshape(logits.shape)
