@@ -41,11 +41,11 @@ class WindowAttention(nn.Module):
     )
     bias = table[windows.relative_position_index(self.window).reshape(-1)]
     bias = bias.reshape(tokens, tokens, self.num_heads).transpose(2, 0, 1)
-    visible = windows.visibility(height, width, self.window, self.shift)
+    regions = windows.regions(height, width, self.window, self.shift)
 
     x = windows.partition(x, self.window, self.shift)
     qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(x)
-    x = attention.window_attention(qkv, bias, visible, num_heads=self.num_heads)
+    x = attention.window_attention(qkv, bias, regions, num_heads=self.num_heads)
     x = nn.Dense(channels, dtype=self.dtype, name="proj")(x)
     return windows.merge(x, self.window, height, width, self.shift)
 

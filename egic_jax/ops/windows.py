@@ -57,10 +57,10 @@ def merge(
 
 
 @functools.cache
-def visibility(
+def regions(
   height: int, width: int, window: int, shift: int
 ) -> np.ndarray | None:
-  """Which token of a window may see which other one.
+  """Which tokens of a window may see each other: those of the same region.
 
   After a cyclic shift the last windows hold tokens from opposite borders; these
   fall into up to nine regions of the map that must not mix. Tokens added to
@@ -72,8 +72,7 @@ def visibility(
     shift: the cyclic shift of `partition`.
 
   Returns:
-    (windows, window**2, window**2) bool, true where the second token is visible
-    to the first, or None if everything is.
+    (windows, window**2) int32 region of each token, or None if there is but one.
   """
   rows, columns = padded_size(height, window), padded_size(width, window)
   if not shift and (rows, columns) == (height, width):
@@ -89,8 +88,7 @@ def visibility(
   inside[:height, :width] = True
   region[~np.roll(inside, (-shift, -shift), (0, 1))] = -1
   tokens = region.reshape(rows // window, window, columns // window, window)
-  tokens = tokens.transpose(0, 2, 1, 3).reshape(-1, window * window)
-  return tokens[:, :, None] == tokens[:, None, :]
+  return tokens.transpose(0, 2, 1, 3).reshape(-1, window * window)
 
 
 @functools.cache

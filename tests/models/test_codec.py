@@ -1,0 +1,179 @@
+"""Invariants of the codec at a size that compiles in seconds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from egic_jax.models import charm, codec, orp, presets
+
+CONFIG = presets.CodecConfig(
+  analysis_widths=(16, 16, 16, 32),
+  analysis_depths=(2, 1, 1, 2),
+  analysis_window=4,
+  hyper_width=16,
+  hyper_depths=(1, 1),
+  num_slices=2,
+  head_width=8,
+  mlp_ratio=1,
+)
+MODEL = codec.Codec(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def params():
+  return codec.init_codec_params(CONFIG, 0)
+
+
+@pytest.fixture(scope="module")
+def image():
+  rng = np.random.default_rng(0)
+  return rng.random((2, 64, 128, 3), dtype=np.float32)
+
+
+@jax.jit
+def _evaluate(params, image):
+  return MODEL.apply({"params": params}, image)
+
+
+@jax.jit
+def _train_gradient(params, image, key):
+  def loss(params):
+    out = MODEL.apply({"params": params}, image, key)
+    error = jnp.square(out.x_hat - image).mean()
+    return (
+      100 * error + out.y_bits.mean() * 1e-3 + out.z_bits.mean() * 1e-3,
+      out,
+    )
+
+  return jax.grad(loss, has_aux=True)(params)
+
+
+def test_shapes_and_bits(params, image):
+  out = _evaluate(params, image)
+  assert out.x_hat.shape == image.shape
+  assert out.y.shape == out.y_hat.shape == (2, 4, 8, 32)
+  assert out.mean.shape == out.scale_index.shape == (2, 4, 8, 32)
+  assert out.z.shape == out.z_hat.shape == (2, 1, 2, 16)
+  assert out.y_bits.shape == (2, 2) and out.z_bits.shape == (2,)
+  assert (np.asarray(out.y_bits) > 0).all()
+  np.testing.assert_array_equal(out.z_hat, np.round(out.z))
+  symbols = np.asarray(out.y_hat - out.mean)
+  np.testing.assert_allclose(symbols, np.round(symbols), atol=1e-5)
+
+
+def test_a_batch_is_its_images_one_by_one(params, image):
+  both = _evaluate(params, image)
+  one = _evaluate(params, image[1:])
+  np.testing.assert_allclose(both.x_hat[1:], one.x_hat, atol=1e-4)
+  np.testing.assert_allclose(both.y_bits[1:], one.y_bits, rtol=1e-4)
+
+
+def test_gradient_reaches_every_parameter_and_is_finite(params, image):
+  gradient, out = _train_gradient(params, image, jax.random.key(1))
+  zero = [
+    jax.tree_util.keystr(path)
+    for path, g in jax.tree_util.tree_leaves_with_path(gradient)
+    if not (np.isfinite(g).all() and np.abs(g).max() > 0)
+  ]
+  assert not zero
+  # Synthesis is fed with rounded latents in training as well.
+  symbols = np.asarray(out.y_hat - out.mean)
+  np.testing.assert_allclose(symbols, np.round(symbols), atol=1e-5)
+
+
+def test_training_rate_depends_on_the_key_and_is_near_the_true_one(
+  params, image
+):
+  _, first = _train_gradient(params, image, jax.random.key(1))
+  _, again = _train_gradient(params, image, jax.random.key(1))
+  _, other = _train_gradient(params, image, jax.random.key(2))
+  np.testing.assert_array_equal(first.y_bits, again.y_bits)
+  assert (np.asarray(first.y_bits) != np.asarray(other.y_bits)).all()
+  rounded = np.asarray(_evaluate(params, image).y_bits)
+  np.testing.assert_allclose(first.y_bits, rounded, rtol=0.2)
+
+
+def test_what_was_added_to_complete_a_window_changes_nothing(params):
+  """A map in a corner of a larger empty one attends to itself alone."""
+  block_input = np.random.default_rng(0).standard_normal((1, 5, 6, 16))
+  from egic_jax.models import swin
+
+  blocks = swin.SwinBlocks(2, 2, 4, 1)
+  stage = params["analysis"]["stage_0"]
+  run = jax.jit(lambda x: blocks.apply({"params": stage}, x))
+  small = run(jnp.asarray(block_input, jnp.float32))
+  assert small.shape == (1, 5, 6, 16) and np.isfinite(small).all()
+  # The same map, where zeros complete the windows before normalisation would
+  # have made something of them: only invisibility keeps these out.
+  larger = np.zeros((1, 8, 8, 16), np.float32)
+  larger[:, :5, :6] = block_input
+  assert not np.allclose(run(larger)[:, :5, :6], small, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(63, 64), (64, 100), (32, 32)])
+def test_sides_must_be_multiples_of_64(params, size):
+  with pytest.raises(ValueError, match="multiples of 64"):
+    MODEL.apply({"params": params}, jnp.zeros((1, *size, 3)), method="analysis")
+
+
+def test_slice_loop_hands_on_what_visits_return():
+  seen = []
+
+  def slice_parameters(i, means, scales, support):
+    seen.append((i, [float(s[0, 0, 0, 0]) for s in support]))
+    return means[..., i : i + 1], scales[..., i : i + 1]
+
+  def visit(i, mean, index):
+    return mean * 10 + index
+
+  means = jnp.arange(3.0).reshape(1, 1, 1, 3)
+  y_hat = charm.visit_slices(slice_parameters, visit, means, means + 1, 3)
+  np.testing.assert_array_equal(y_hat[0, 0, 0], [1, 12, 23])
+  assert seen == [(0, []), (1, [1.0]), (2, [1.0, 12.0])]
+
+
+def test_hidden_widths_are_the_official_ones():
+  widths = [charm.hidden_widths(i, 32, 10) for i in range(10)]
+  first, second = zip(*widths, strict=True)
+  assert first == (64, 64, 85, 106, 128, 149, 170, 192, 213, 234)
+  assert second == (32, 32, 42, 53, 64, 74, 85, 96, 106, 117)
+
+
+def test_orp_head_starts_as_the_last_stage_and_stops_gradients(params):
+  head_params = orp.init_from_synthesis(params)
+  features = jnp.asarray(
+    np.random.default_rng(0).standard_normal((1, 8, 8, 16)), jnp.float32
+  )
+  head = orp.OrpHead(CONFIG)
+  run = jax.jit(lambda p, f: head.apply({"params": p}, f))
+  g_s = jax.jit(
+    lambda p, f: MODEL.apply({"params": p}, f, method="synthesis_last_stage")
+  )
+  np.testing.assert_allclose(
+    run(head_params, features), g_s(params, features), atol=1e-6
+  )
+  gradient = jax.grad(lambda f: run(head_params, f).sum())(features)
+  assert not np.asarray(gradient).any()
+
+
+def test_alpha_is_linear_between_the_two_outputs():
+  gan, mse = jnp.full((1, 2, 2, 3), 0.2), jnp.full((1, 2, 2, 3), 0.6)
+  for alpha, value in ((1.0, 0.2), (0.0, 0.6), (0.25, 0.5)):
+    np.testing.assert_allclose(
+      orp.interpolate(gan, mse, alpha), value, rtol=1e-6
+    )
+
+
+def test_initialisation_is_by_name_and_seed():
+  a, b = codec.init_codec_params(CONFIG, 0), codec.init_codec_params(CONFIG, 1)
+  assert jax.tree.structure(a) == jax.tree.structure(codec.param_shapes(CONFIG))
+
+  def kernel(p):
+    return p["analysis"]["stage_0"]["block_0"]["mlp_in"]["kernel"]
+
+  assert not np.array_equal(kernel(a), kernel(b))
+  wider = codec.init_codec_params(
+    presets.CodecConfig(**{**vars(CONFIG), "analysis_depths": (2, 2, 1, 2)}), 0
+  )
+  np.testing.assert_array_equal(kernel(a), kernel(wider))
