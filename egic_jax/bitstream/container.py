@@ -1,0 +1,202 @@
+"""The `.egic` file: what surrounds the range-coded payload.
+
+    magic            4 bytes   b"EGIC"
+    version          1 byte    1
+    fingerprint      8 bytes   of the model that made the file
+    height           LEB128    1 to 5 bytes, at least 1
+    width            LEB128    1 to 5 bytes, at least 1
+    symbol checksum  4 bytes   CRC-32 of the decoded symbols, little-endian
+    payload          the rest
+    file checksum    4 bytes   CRC-32 of everything before it, little-endian
+
+The payload needs no length: it ends four bytes before the end of the file.
+Around it lie 23 to 31 bytes. `unpack` checks everything that can be
+checked without a model, and does so before anything is allocated in proportion
+to what the header declares.
+"""
+
+import dataclasses
+import struct
+import zlib
+from typing import Any
+
+MAGIC = b"EGIC"
+VERSION = 1
+FINGERPRINT_BYTES = 8
+MAX_SIDE = 2**32 - 1
+DEFAULT_MAX_PIXELS = 2**28
+
+_VARINT_MAX_BYTES = 5
+_CHECKSUM = struct.Struct("<I")
+_DAMAGED = "the file is truncated or damaged"
+
+
+class BitstreamError(ValueError):
+  """A file that is foreign, damaged, too new, or made by another model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Container:
+  """What a file says.
+
+  Attributes:
+    fingerprint: 8 bytes naming the model that made the file.
+    height: rows of the image, in pixels, at least 1.
+    width: columns of the image, in pixels, at least 1.
+    symbol_checksum: CRC-32 of all symbols, in [0, 2**32).
+    payload: the range-coded symbols.
+    version: version of the layout.
+  """
+
+  fingerprint: bytes
+  height: int
+  width: int
+  symbol_checksum: int
+  payload: bytes
+  version: int = VERSION
+
+
+def pack(container: Container) -> bytes:
+  """Returns the bytes of a file.
+
+  Raises:
+    ValueError: if a field does not fit the layout.
+  """
+  if container.version != VERSION:
+    raise ValueError(
+      f"version is {container.version}; only version {VERSION} can be written"
+    )
+  if len(container.fingerprint) != FINGERPRINT_BYTES:
+    raise ValueError(
+      f"fingerprint has {len(container.fingerprint)} bytes; pass"
+      f" {FINGERPRINT_BYTES}"
+    )
+  for name in ("height", "width"):
+    value = getattr(container, name)
+    if not 1 <= value <= MAX_SIDE:
+      raise ValueError(f"{name} is {value}; it must lie in [1, {MAX_SIDE}]")
+  if not 0 <= container.symbol_checksum < 2**32:
+    raise ValueError(
+      f"symbol_checksum is {container.symbol_checksum}; pass 32 bits"
+    )
+  body = b"".join(
+    (
+      MAGIC,
+      bytes((VERSION,)),
+      container.fingerprint,
+      _encode_varint(container.height),
+      _encode_varint(container.width),
+      _CHECKSUM.pack(container.symbol_checksum),
+      container.payload,
+    )
+  )
+  return body + _CHECKSUM.pack(zlib.crc32(body))
+
+
+def unpack(
+  data: bytes, *, max_pixels: int | None = DEFAULT_MAX_PIXELS
+) -> Container:
+  """Reads a file's bytes, distrusting every one of them.
+
+  Args:
+    data: the whole file.
+    max_pixels: the largest height x width accepted; None accepts any.
+
+  Raises:
+    BitstreamError: one line, if this is no `.egic` file, or of a newer
+      version, or truncated or damaged (trailing bytes included), or larger
+      than `max_pixels`.
+  """
+  data = bytes(data)
+  if not data:
+    raise BitstreamError(f"{_DAMAGED}: it is empty")
+  if not data.startswith(MAGIC[: len(data)]):
+    raise BitstreamError("not an .egic file")
+  if len(data) <= len(MAGIC):
+    raise BitstreamError(f"{_DAMAGED}: only {len(data)} bytes")
+  # Before the checksum: a later version may keep it elsewhere.
+  version = data[len(MAGIC)]
+  if version > VERSION:
+    raise BitstreamError(
+      f"the file has format version {version}, newer than version {VERSION}"
+      " that this program reads; update egic_jax"
+    )
+  body, checksum = data[: -_CHECKSUM.size], data[-_CHECKSUM.size :]
+  if _CHECKSUM.unpack(checksum)[0] != zlib.crc32(body):
+    raise BitstreamError(f"{_DAMAGED}: its checksum does not match")
+  # A checksum is no proof against a file made to deceive: check the rest too.
+  if version != VERSION:
+    raise BitstreamError(f"{_DAMAGED}: format version {version} never existed")
+  position = len(MAGIC) + 1 + FINGERPRINT_BYTES
+  fingerprint = body[len(MAGIC) + 1 : position]
+  height, position = _decode_varint(body, position, "height")
+  width, position = _decode_varint(body, position, "width")
+  if len(body) < position + _CHECKSUM.size:
+    raise BitstreamError(f"{_DAMAGED}: the header is incomplete")
+  if max_pixels is not None and height * width > max_pixels:
+    raise BitstreamError(
+      f"the file declares {width} x {height} pixels, more than the limit of"
+      f" {max_pixels} pixels (max_pixels)"
+    )
+  (symbol_checksum,) = _CHECKSUM.unpack_from(body, position)
+  return Container(
+    fingerprint=fingerprint,
+    height=height,
+    width=width,
+    symbol_checksum=symbol_checksum,
+    payload=body[position + _CHECKSUM.size :],
+    version=version,
+  )
+
+
+def inspect(data: bytes) -> dict[str, Any]:
+  """What a file says without its model.
+
+  Returns:
+    version, fingerprint (hexadecimal), height, width, bytes, header_bytes (all
+    that is not payload), payload_bytes, bpp (of the whole file, per pixel of
+    the image).
+
+  Raises:
+    BitstreamError: as `unpack`.
+  """
+  header = unpack(data, max_pixels=None)
+  return {
+    "version": header.version,
+    "fingerprint": header.fingerprint.hex(),
+    "height": header.height,
+    "width": header.width,
+    "bytes": len(data),
+    "header_bytes": len(data) - len(header.payload),
+    "payload_bytes": len(header.payload),
+    "bpp": 8 * len(data) / (header.height * header.width),
+  }
+
+
+def _encode_varint(value: int) -> bytes:
+  encoded = bytearray()
+  while value > 0x7F:
+    encoded.append(value & 0x7F | 0x80)
+    value >>= 7
+  encoded.append(value)
+  return bytes(encoded)
+
+
+def _decode_varint(data: bytes, position: int, name: str) -> tuple[int, int]:
+  """Returns (value in [1, MAX_SIDE], position after it)."""
+  value = 0
+  for count in range(_VARINT_MAX_BYTES):
+    if position + count >= len(data):
+      raise BitstreamError(f"{_DAMAGED}: the header ends within its {name}")
+    byte = data[position + count]
+    value |= (byte & 0x7F) << (7 * count)
+    if byte < 0x80:
+      # One number, one spelling: a padded varint is not ours.
+      if count and byte == 0:
+        raise BitstreamError(f"{_DAMAGED}: its {name} is badly spelled")
+      if not 1 <= value <= MAX_SIDE:
+        raise BitstreamError(f"{_DAMAGED}: its {name} is {value}")
+      return value, position + count + 1
+  raise BitstreamError(
+    f"{_DAMAGED}: its {name} takes more than {_VARINT_MAX_BYTES} bytes"
+  )

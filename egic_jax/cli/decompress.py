@@ -1,0 +1,63 @@
+"""`egic decompress`: .egic files to pictures."""
+
+import argparse
+import time
+from collections.abc import Sequence
+
+from egic_jax.cli import file_lists, models
+
+
+def make_parser() -> argparse.ArgumentParser:
+  """The command's arguments."""
+  parser = argparse.ArgumentParser(
+    prog="egic decompress",
+    description="Decompress .egic files to pictures (PNG unless OUT says else).",
+    epilog="Example: egic decompress photo.egic -o back.png --model runs/tiny",
+  )
+  file_lists.add_arguments(parser, ".egic files", "NAME.png")
+  models.add_argument(parser)
+  parser.add_argument(
+    "--alpha",
+    type=float,
+    default=1.0,
+    help="1: most realistic, 0: least distortion, or between; the file is the"
+    " same (default: 1; needs a model with an ORP head)",
+  )
+  parser.add_argument(
+    "--max-pixels",
+    type=int,
+    metavar="N",
+    help="refuse files that declare more pixels (default: 2**28)",
+  )
+  return parser
+
+
+def run(argv: Sequence[str]) -> int:
+  """Runs the command; see `main.main` for exit codes."""
+  args = make_parser().parse_args(argv)
+  pairs = file_lists.plan(args.inputs, args.output, ".png", args.force)
+
+  from egic_jax import images
+
+  for _, target in pairs:
+    if target != file_lists.STREAM:
+      images.save_options(target)  # Refuses a suffix before any work.
+  codec = models.open_codec(args.model)
+  from egic_jax.bitstream import container
+
+  limit = args.max_pixels or container.DEFAULT_MAX_PIXELS
+
+  def convert(source: str, target: str) -> str:
+    data = file_lists.read(source)
+    start = time.perf_counter()
+    image = codec.decode(data, args.alpha, max_pixels=limit)
+    seconds = time.perf_counter() - start
+    if target == file_lists.STREAM:
+      file_lists.write(target, images.encode(image))
+    else:
+      images.write(target, image)
+    return (
+      f"{source} > {target}: {image.shape[1]}x{image.shape[0]}, {seconds:.1f} s"
+    )
+
+  return file_lists.each("decompress", pairs, convert)

@@ -1,0 +1,130 @@
+"""`egic evaluate`: bit rates and quality on a folder of pictures."""
+
+import argparse
+import dataclasses
+import json
+import math
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from egic_jax import atomic_files
+from egic_jax.cli import models
+
+_COLUMNS = (
+  ("picture", 28),
+  ("size", 11),
+  ("bytes", 9),
+  ("bpp", 8),
+  ("est. bpp", 8),
+  ("PSNR", 7),
+  ("MS-SSIM", 8),
+  ("enc s", 7),
+  ("dec s", 7),
+)
+
+
+def make_parser() -> argparse.ArgumentParser:
+  """The command's arguments."""
+  parser = argparse.ArgumentParser(
+    prog="egic evaluate",
+    description="Compress and decompress every picture of a folder; report"
+    " real and estimated bits per pixel, PSNR and MS-SSIM.",
+  )
+  parser.add_argument(
+    "--images", required=True, metavar="DIR", help="folder of pictures"
+  )
+  models.add_argument(parser)
+  parser.add_argument(
+    "--alpha", type=float, default=1.0, help="see egic decompress"
+  )
+  parser.add_argument("--json", metavar="FILE", help="also write JSON here")
+  parser.add_argument(
+    "--save",
+    metavar="DIR",
+    help="also write each picture beside its reconstruction here",
+  )
+  return parser
+
+
+def run(argv: Sequence[str]) -> int:
+  """Runs the command; see `main.main` for exit codes."""
+  args = make_parser().parse_args(argv)
+  from egic_jax.evaluation import folder
+
+  paths = folder.find_pictures(args.images)
+  codec = models.open_codec(args.model)
+  visit = None
+  if args.save:
+    pathlib.Path(args.save).mkdir(parents=True, exist_ok=True)
+    visit = _save_beside(args.save)
+
+  print(_row([title for title, _ in _COLUMNS]))
+  results = []
+  evaluated = folder.evaluate(codec, paths, alpha=args.alpha, visit=visit)
+  for result in evaluated:
+    results.append(result)
+    print(_row(_cells(result)), flush=True)
+  total = folder.mean(results)
+  print(_row(_cells(total)))
+  small = sum(math.isnan(result.ms_ssim) for result in results)
+  if small:
+    print(
+      f"egic evaluate: {small} pictures are too small for MS-SSIM and not in"
+      " its mean",
+      file=sys.stderr,
+    )
+  if args.json:
+    report = {
+      "model": codec.fingerprint.hex(),
+      "alpha": args.alpha,
+      "mean": _record(total),
+      "pictures": [_record(result) for result in results],
+    }
+    text = json.dumps(report, indent=2) + "\n"
+    atomic_files.write_bytes(args.json, text.encode())
+  return 0
+
+
+def _cells(result) -> list[str]:
+  return [
+    result.name,
+    "" if result.name == "mean" else f"{result.width}x{result.height}",
+    f"{result.bytes:.0f}",
+    f"{result.bpp:.4f}",
+    f"{result.estimated_bpp:.4f}",
+    f"{result.psnr:.2f}",
+    f"{result.ms_ssim:.4f}",
+    f"{result.encode_seconds:.2f}",
+    f"{result.decode_seconds:.2f}",
+  ]
+
+
+def _row(cells: Sequence[str]) -> str:
+  first, *rest = zip(cells, _COLUMNS, strict=True)
+  return f"{first[0]:<{first[1][1]}}" + "".join(
+    f" {cell:>{width}}" for cell, (_, width) in rest
+  )
+
+
+def _record(result) -> dict:
+  """JSON has no nan and no infinity: null stands for either."""
+  return {
+    key: None
+    if isinstance(value, float) and not math.isfinite(value)
+    else value
+    for key, value in dataclasses.asdict(result).items()
+  }
+
+
+def _save_beside(directory: str):
+  import numpy as np
+
+  from egic_jax import images
+
+  def save(path, original, decoded):
+    gap = np.full((original.shape[0], 8, 3), 255, np.uint8)
+    picture = np.concatenate([original, gap, decoded], axis=1)
+    images.write(pathlib.Path(directory) / f"{path.stem}.png", picture)
+
+  return save

@@ -1,0 +1,60 @@
+"""`egic info`: what an .egic file holds."""
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from egic_jax.cli import file_lists, models
+
+
+def make_parser() -> argparse.ArgumentParser:
+  """The command's arguments."""
+  parser = argparse.ArgumentParser(
+    prog="egic info",
+    description="Tell what .egic files hold; with the model, also what each"
+    " part of the stream costs.",
+  )
+  parser.add_argument("inputs", nargs="+", metavar="FILE", help=".egic files")
+  models.add_argument(parser, required=False)
+  parser.add_argument("--json", action="store_true", help="print JSON")
+  return parser
+
+
+def run(argv: Sequence[str]) -> int:
+  """Runs the command; see `main.main` for exit codes."""
+  args = make_parser().parse_args(argv)
+  codec = models.open_codec(args.model) if args.model else None
+
+  from egic_jax.bitstream import container
+
+  def tell(name: str, _: str) -> str:
+    data = file_lists.read(name)
+    facts = codec.inspect(data) if codec else container.inspect(data)
+    if args.json:
+      print(json.dumps({"file": name, **facts}))
+    else:
+      print(_text(name, facts))
+    return f"{name}: ok"
+
+  pairs = [(name, "") for name in args.inputs]
+  return file_lists.each("info", pairs, tell, quiet=True)
+
+
+def _text(name: str, facts: dict) -> str:
+  lines = [
+    name,
+    f"  image    {facts['width']} x {facts['height']} pixels",
+    f"  file     {facts['bytes']:,} bytes, {facts['bpp']:.4f} bpp"
+    f" ({facts['header_bytes']} bytes besides the payload)",
+    f"  format   version {facts['version']}",
+    f"  model    {facts['fingerprint']}",
+  ]
+  if "z_bytes" in facts:
+    total = facts["payload_bytes"] or 1
+    parts = [("z", facts["z_bytes"])]
+    parts += [(f"y slice {i}", b) for i, b in enumerate(facts["y_bytes"])]
+    lines.append("  payload")
+    for part, size in parts:
+      bar = "#" * round(40 * size / total)
+      lines.append(f"    {part:<10} {size:>10,.1f} bytes  {bar}")
+  return "\n".join(lines)

@@ -1,0 +1,95 @@
+"""`egic train`: trains a codec, or continues training it."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from egic_jax.cli import overrides
+
+
+def make_parser() -> argparse.ArgumentParser:
+  """The command's arguments."""
+  parser = argparse.ArgumentParser(
+    prog="egic train",
+    description=(
+      "Train a codec. A work directory that has checkpoints is continued from"
+      " the newest good one."
+    ),
+    epilog=(
+      "Example: egic train --config configs/tiny.py --workdir runs/tiny"
+      " loss.rate_weight=2 train.steps=1000. All keys: configs/base.py."
+    ),
+  )
+  parser.add_argument(
+    "--config",
+    required=True,
+    metavar="FILE",
+    help="a Python file with get_config(), such as configs/tiny.py",
+  )
+  parser.add_argument(
+    "--workdir",
+    required=True,
+    metavar="DIRECTORY",
+    help="where configuration, checkpoints, event files and samples go",
+  )
+  parser.add_argument(
+    "--distributed",
+    action="store_true",
+    help="one of several processes: call jax.distributed.initialize first",
+  )
+  parser.add_argument(
+    "overrides",
+    nargs="*",
+    metavar="section.key=value",
+    help="replaces a value of the configuration",
+  )
+  return parser
+
+
+def run(argv: Sequence[str]) -> int:
+  """Runs the command.
+
+  Args:
+    argv: arguments after `egic train`.
+
+  Returns:
+    The exit code: 0 when done or interrupted and saved, 1 after an error that
+    was told in one line.
+  """
+  parser = make_parser()
+  arguments, unknown = parser.parse_known_intermixed_args(argv)
+  for text in unknown:
+    # --config.section.key=value, as other projects write it.
+    if not text.startswith("--config."):
+      parser.error(f"unrecognized argument: {text}")
+
+  try:
+    config = overrides.load_config(arguments.config)
+    overrides.apply_overrides(config, [*arguments.overrides, *unknown])
+
+    from egic_jax import runtime
+
+    runtime.configure()
+    # jax is imported only now: the allocator has to be set before.
+    from egic_jax.training import errors, loop
+
+    if arguments.distributed:
+      import jax
+
+      jax.distributed.initialize()
+    try:
+      loop.train(config, arguments.workdir)
+    except errors.TrainingError as error:
+      return _fail(error)
+  except (ValueError, OSError, ImportError) as error:
+    return _fail(error)
+  except KeyboardInterrupt:
+    print("egic train: stopped", file=sys.stderr)
+    return 130
+  return 0
+
+
+def _fail(error: Exception) -> int:
+  text = " ".join(str(error).split()) or type(error).__name__
+  print(f"egic train: error: {text}", file=sys.stderr)
+  return 1

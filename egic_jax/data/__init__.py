@@ -1,0 +1,1 @@
+"""Pictures and label maps for training: builders, augmentation, batches."""

@@ -1,0 +1,1 @@
+"""What a codec is measured by."""

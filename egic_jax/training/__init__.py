@@ -1,0 +1,1 @@
+"""Training: state, stages, steps, loop, checkpoints, sharding, metrics."""

@@ -1,0 +1,102 @@
+"""Training at the smallest size: a codec that compiles in seconds, and data.
+
+Also imported by the processes that some tests start.
+"""
+
+import grain
+import jax
+import numpy as np
+
+from egic_jax.models import presets
+from egic_jax.training import optimizer, sharding, stages
+
+CROP = 64
+
+
+def micro_config() -> presets.CodecConfig:
+  return presets.CodecConfig(
+    analysis_widths=(8, 8, 8, 8),
+    analysis_depths=(1, 1, 1, 1),
+    analysis_window=2,
+    hyper_width=8,
+    hyper_depths=(1, 1),
+    hyper_window=1,
+    num_slices=2,
+    max_support=2,
+    head_width=8,
+    mlp_ratio=1,
+  )
+
+
+class _Shift(grain.transforms.RandomMap):
+  """A picture of waves with a random phase: cheap, smooth, never the same."""
+
+  def random_map(self, element, rng):
+    phase = rng.uniform(0, 6.28, 3)
+    y, x = np.mgrid[:CROP, :CROP][..., None] / 16.0
+    wave = 127.5 + 127.5 * np.sin(y + x * (1 + element) + phase)
+    return {"image": np.broadcast_to(wave, (CROP, CROP, 3)).astype(np.uint8)}
+
+
+def make_iterator(batch_size=4, seed=0):
+  return iter(
+    grain.MapDataset.source(list(range(12)))
+    .seed(seed)
+    .shuffle()
+    .repeat(None)
+    .random_map(_Shift())
+    .batch(batch_size, drop_remainder=True)
+    .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
+  )
+
+
+def run_arguments(codec):
+  """Arguments of `loop.run` for a few steps; change what a test is about."""
+  schedule = optimizer.make_schedule(
+    learning_rate=1e-3,
+    final_learning_rate=1e-4,
+    final_fraction=0.1,
+    warmup_steps=0,
+    steps=100,
+  )
+  return {
+    "codec": codec,
+    "stage": stages.get_stage("stage1_mse"),
+    "distortion_weight": 0.00234375,
+    "rate_weight": 1.0,
+    "optimizers": {
+      "generator": optimizer.make_optimizer(
+        kind="adam", schedule=schedule, b1=0.9, b2=0.999, clip_norm=1.0
+      )
+    },
+    "schedule": schedule,
+    "mesh": sharding.make_mesh(1),
+    "iterator": make_iterator(),
+    "dataset_identity": "waves/train:12",
+    "samples": None,
+    "num_steps": 4,
+    "log_every": 2,
+    "checkpoint_every": 2,
+    "sample_every": 2,
+    "keep": 3,
+    "seed": 0,
+    "report": lambda line: None,
+  }
+
+
+def leaves(tree):
+  return [np.asarray(x) for x in jax.tree.leaves(tree)]
+
+
+def trees_equal(a, b):
+  """Bit for bit."""
+  return jax.tree.structure(a) == jax.tree.structure(b) and all(
+    x.dtype == y.dtype and x.tobytes() == y.tobytes()
+    for x, y in zip(leaves(a), leaves(b), strict=True)
+  )
+
+
+def uint8_batch(count=4, seed=0):
+  generator = np.random.default_rng(seed)
+  low = generator.integers(0, 256, (count, 8, 8, 3))
+  return np.kron(low, np.ones((1, 8, 8, 1))).astype(np.uint8)

@@ -1,0 +1,64 @@
+"""Every file in configs/ builds and declares nothing that base does not."""
+
+import ast
+import pathlib
+import re
+
+import pytest
+
+from egic_jax.cli import overrides
+from egic_jax.models import presets
+from egic_jax.training import optimizer, stages
+
+_FOLDER = pathlib.Path(__file__).resolve().parents[1] / "configs"
+_FILES = sorted(_FOLDER.glob("*.py"))
+
+
+def _keys(path):
+  return dict(overrides.flatten(overrides.load_config(str(path))))
+
+
+def test_there_are_configs():
+  names = {path.stem for path in _FILES}
+  assert {"base", "tiny", "tiny_mse", "small_mse", "full_mse"} <= names
+
+
+@pytest.mark.parametrize("path", _FILES, ids=lambda path: path.stem)
+def test_config_builds(path):
+  config = overrides.load_config(str(path))
+  assert config.is_locked
+  assert config.train.is_locked
+  assert _keys(path).keys() == _keys(_FOLDER / "base.py").keys()
+  codec_config = presets.get_preset(config.model.preset)
+  assert config.data.crop_size % codec_config.hyper_stride == 0
+  stage = stages.get_stage(config.train.stage)
+  assert stage.updates
+  schedule = optimizer.make_schedule(
+    learning_rate=config.optimizer.learning_rate,
+    final_learning_rate=config.optimizer.final_learning_rate,
+    final_fraction=config.optimizer.final_fraction,
+    warmup_steps=config.optimizer.warmup_steps,
+    steps=config.train.steps,
+  )
+  assert float(schedule(config.train.steps - 1)) == pytest.approx(
+    config.optimizer.final_learning_rate
+  )
+
+
+@pytest.mark.parametrize(
+  "path", [p for p in _FILES if p.stem != "base"], ids=lambda path: path.stem
+)
+def test_docstring_tells_command_hardware_time_and_result(path):
+  text = ast.get_docstring(ast.parse(path.read_text()))
+  for label in ("Command:", "Hardware:", "Time:", "Result:"):
+    assert label in text
+  assert f"configs/{path.name}" in re.sub(r"\\\n\s*", "", text)
+
+
+def test_the_published_objective_and_schedule():
+  config = overrides.load_config(str(_FOLDER / "full_mse.py"))
+  assert config.loss.distortion_weight == pytest.approx(0.1 * 2**-5 * 0.75)
+  assert config.train.steps == 2_000_000
+  assert config.optimizer.learning_rate == 1e-4
+  assert config.optimizer.final_learning_rate == 1e-5
+  assert config.optimizer.final_fraction == 0.1
