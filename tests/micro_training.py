@@ -3,9 +3,12 @@
 Also imported by the processes that some tests start.
 """
 
+import struct
+
 import grain
 import jax
 import numpy as np
+from tensorboardX.proto import event_pb2
 
 from egic_jax.models import presets
 from egic_jax.training import optimizer, sharding, stages
@@ -100,3 +103,25 @@ def uint8_batch(count=4, seed=0):
   generator = np.random.default_rng(seed)
   low = generator.integers(0, 256, (count, 8, 8, 3))
   return np.kron(low, np.ones((1, 8, 8, 1))).astype(np.uint8)
+
+
+def read_events(directory):
+  """All events of a directory's event files (TFRecord framing)."""
+  events = []
+  for path in sorted(directory.glob("events*")):
+    data = path.read_bytes()
+    while data:
+      (length,) = struct.unpack("<Q", data[:8])
+      events.append(event_pb2.Event.FromString(data[12 : 12 + length]))
+      data = data[16 + length :]
+  return events
+
+
+def read_scalars(directory):
+  """{(name, step): value}."""
+  return {
+    (value.tag, event.step): value.simple_value
+    for event in read_events(directory)
+    for value in event.summary.value
+    if value.HasField("simple_value")
+  }

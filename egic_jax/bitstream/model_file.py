@@ -166,22 +166,17 @@ def _load(path: str) -> Model:
 
 
 def _read(path: str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-  # safetensors' own message for a missing file repeats the path.
-  if not os.path.exists(path):
-    raise ModelFileError("does not exist")
+  # safetensors' own messages would repeat the path.
   if not os.path.isfile(path):
-    raise ModelFileError("is not a file")
+    missing = not os.path.exists(path)
+    raise ModelFileError("does not exist" if missing else "is not a file")
   try:
     with safetensors.safe_open(path, framework="numpy") as file:
       metadata = file.metadata() or {}
       return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-  except (safetensors.SafetensorError, OSError) as error:
+  # Among others for dtypes that NumPy does not have, such as bfloat16.
+  except Exception as error:
     raise ModelFileError(f"cannot be read: {error}") from error
-  # A dtype that NumPy does not have, such as bfloat16.
-  except (TypeError, KeyError, AttributeError, ValueError) as error:
-    raise ModelFileError(f"holds tensors that cannot be read: {error}") from (
-      error
-    )
 
 
 def _check_params(
@@ -192,11 +187,12 @@ def _check_params(
   expected = _leaves({"codec": codec_shapes})
   if any(name.startswith("orp/") for name in flat):
     expected |= _leaves({"orp": orp.init_from_synthesis(codec_shapes)})
-  problems = []
-  for name in sorted(expected.keys() - flat.keys()):
-    problems.append(f"{name} is missing")
-  for name in sorted(flat.keys() - expected.keys()):
-    problems.append(f"{name} is unknown")
+  missing, unknown = (
+    expected.keys() - flat.keys(),
+    flat.keys() - expected.keys(),
+  )
+  problems = [f"{name} is missing" for name in sorted(missing)]
+  problems += [f"{name} is unknown" for name in sorted(unknown)]
   for name in sorted(flat.keys() & expected.keys()):
     value, shape = flat[name], tuple(expected[name].shape)
     if value.shape != shape:

@@ -72,6 +72,11 @@ def one_line(error: BaseException) -> str:
     return f"out of memory: {text[:200]}"
   if isinstance(error, ValueError | OSError) and text:
     return text
+  if isinstance(error, ModuleNotFoundError):
+    return (
+      f"{error}; for training and work directories: pip install"
+      " 'egic_jax[train]'"
+    )
   # Not one of ours: say what kind it is, and how to see where it came from.
   return (
     f"{type(error).__name__}: {text[:300]} (unexpected; EGIC_TRACEBACK=1 shows"

@@ -19,7 +19,8 @@ from egic_jax.models import codec, presets
 
 Path = tuple[str, ...]
 
-_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+# What TensorFlow adds to the names of variables in a checkpoint.
+SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 class OfficialWeightsError(ValueError):
@@ -27,12 +28,18 @@ class OfficialWeightsError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Source:
-  """Where one of our parameters lives in an official checkpoint."""
+class Source:
+  """Where one of our parameters lives in an official checkpoint.
+
+  Attributes:
+    name: the official checkpoint name.
+    shape: of the array, there and here.
+    flipped: it is reversed in both spatial axes.
+  """
 
   name: str
   shape: tuple[int, ...]
-  flipped: bool
+  flipped: bool = False
 
 
 def _block_leaf(path: Path) -> str:
@@ -61,7 +68,8 @@ def _resolution_leaf(path: Path) -> str:
   return f"{layer}/{_norm_leaf(leaf) if layer == 'norm' else leaf}"
 
 
-def _number(name: str) -> int:
+def number_of(name: str) -> int:
+  """The number that one of our layers' names ends in."""
   return int(name.rsplit("_", 1)[1])
 
 
@@ -81,55 +89,56 @@ def _official_name(path: Path) -> str:
     layer, rest = rest[0], rest[1:]
     if layer == "patch_embedding":
       return f"{prefix}0/{rest[0]}"
-    stage = f"{prefix}{_number(layer) + 1}"
+    stage = f"{prefix}{number_of(layer) + 1}"
     if layer.startswith("merging"):
       return f"{stage}/downsample/{_resolution_leaf(rest)}"
-    return f"{stage}/blocks/{_number(rest[0])}/{_block_leaf(rest[1:])}"
+    return f"{stage}/blocks/{number_of(rest[0])}/{_block_leaf(rest[1:])}"
   if part in ("synthesis", "hyper_synthesis"):
     name = {
       "synthesis": "synthesis_transform",
       "hyper_synthesis": "hyper_synthesis_mean_scale_transform",
     }[part]
-    stage = f"{name}/layer_with_weights-{_number(rest[0])}"
+    stage = f"{name}/layer_with_weights-{number_of(rest[0])}"
     return _upward_name(stage, rest[1:])
   if part == "charm":
     network, conv, leaf = rest
     kind = "mean" if network.startswith("mean") else "scale"
     return (
-      f"cc_{kind}_transforms/{_number(network)}/transform/"
-      f"layer_with_weights-{_number(conv)}/_{leaf}_parameter"
+      f"cc_{kind}_transforms/{number_of(network)}/transform/"
+      f"layer_with_weights-{number_of(conv)}/_{leaf}_parameter"
     )
   if part == "prior":
-    return f"hyperprior/_base/_{rest[0][:-2]}/{_number(rest[0])}"
+    return f"hyperprior/_base/_{rest[0][:-2]}/{number_of(rest[0])}"
   raise ValueError(f"no official name for parameter {'/'.join(path)}")
 
 
 def _upward_name(stage: str, rest: Path) -> str:
   if rest[0] == "blocks":
-    return f"{stage}/blocks/{_number(rest[1])}/{_block_leaf(rest[2:])}"
+    return f"{stage}/blocks/{number_of(rest[1])}/{_block_leaf(rest[2:])}"
   return f"{stage}/upsample/{_resolution_leaf(rest[1:])}"
 
 
-def _paths(tree: Any, path: Path = ()) -> Iterable[tuple[Path, Any]]:
+def paths(tree: Any, path: Path = ()) -> Iterable[tuple[Path, Any]]:
+  """(path, leaf) of every leaf of nested mappings."""
   if isinstance(tree, Mapping):
     for name, branch in tree.items():
-      yield from _paths(branch, (*path, name))
+      yield from paths(branch, (*path, name))
   else:
     yield path, tree
 
 
 def _sources(
   config: presets.CodecConfig, with_orp: bool
-) -> dict[Path, _Source]:
+) -> dict[Path, Source]:
   """Our parameters' paths, each with its place in an official checkpoint."""
   shapes = codec.param_shapes(config)
   tree = {"codec": shapes}
   if with_orp:
     tree["orp"] = {"head": shapes["synthesis"]["stage_3"]}
   sources = {}
-  for path, leaf in _paths(tree):
+  for path, leaf in paths(tree):
     flipped = path[:2] == ("codec", "charm") and path[-1] == "kernel"
-    sources[path] = _Source(_official_name(path), leaf.shape, flipped)
+    sources[path] = Source(_official_name(path), leaf.shape, flipped)
   return sources
 
 
@@ -144,25 +153,22 @@ def names(
   return {s.name: s.shape for s in _sources(config, with_orp).values()}
 
 
-def from_official(
-  arrays: Mapping[str, np.ndarray], config: presets.CodecConfig
+def gather(
+  sources: Mapping[Path, Source], arrays: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-  """Our parameter tree from arrays under official names.
+  """A tree of float32 numpy arrays, each taken from its source.
 
   Args:
-    arrays: {official checkpoint name: array}, the names as they are once the
-      checkpoint's own prefix and suffix are stripped. Those of the ORP model
-      (`.../cond_model/...`) are taken along when there are any.
-    config: the size; the official one is the preset `full`.
+    sources: {path in the tree: source}.
+    arrays: {official name: array}; exactly those that the sources name.
 
   Returns:
-    {"codec": ...} or {"codec": ..., "orp": ...}, float32 numpy arrays.
+    Nested dictionaries by the paths.
 
   Raises:
-    OfficialWeightsError: arrays are missing, unknown or misshapen; each is
-      listed by name.
+    OfficialWeightsError: arrays are missing, unknown, misshapen (each listed by
+      name) or not finite.
   """
-  sources = _sources(config, any(_is_orp(name) for name in arrays))
   expected = {s.name: s for s in sources.values()}
   missing = sorted(expected.keys() - arrays.keys())
   extra = sorted(arrays.keys() - expected.keys())
@@ -196,16 +202,47 @@ def from_official(
   return tree
 
 
+def scatter(
+  sources: Mapping[Path, Source], params: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+  """Inverse of `gather`: {official name: float32 array}."""
+  leaves = dict(paths(params))
+  arrays = {}
+  for path, source in sources.items():
+    value = np.asarray(jax.device_get(leaves[path]), np.float32)
+    arrays[source.name] = value[::-1, ::-1] if source.flipped else value
+  return arrays
+
+
+def from_official(
+  arrays: Mapping[str, np.ndarray], config: presets.CodecConfig
+) -> dict[str, Any]:
+  """Our parameter tree from arrays under official names.
+
+  Args:
+    arrays: {official checkpoint name: array}, the names as they are once the
+      checkpoint's own prefix and suffix are stripped. Those of the ORP model
+      (`.../cond_model/...`) are taken along when there are any.
+    config: the size; the official one is the preset `full`.
+
+  Returns:
+    {"codec": ...} or {"codec": ..., "orp": ...}, float32 numpy arrays.
+
+  Raises:
+    OfficialWeightsError: arrays are missing, unknown or misshapen; each is
+      listed by name.
+  """
+  return gather(
+    _sources(config, any(_is_orp(name) for name in arrays)), arrays
+  )
+
+
 def to_official(
   params: Mapping[str, Any], config: presets.CodecConfig
 ) -> dict[str, np.ndarray]:
   """Inverse of `from_official`: {official name: float32 array}."""
-  leaves = dict(_paths({k: params[k] for k in ("codec", "orp") if k in params}))
-  arrays = {}
-  for path, source in _sources(config, "orp" in params).items():
-    value = np.asarray(jax.device_get(leaves[path]), np.float32)
-    arrays[source.name] = value[::-1, ::-1] if source.flipped else value
-  return arrays
+  known = {k: params[k] for k in ("codec", "orp") if k in params}
+  return scatter(_sources(config, "orp" in params), known)
 
 
 def read_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:
@@ -222,25 +259,28 @@ def read_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:
   Raises:
     OfficialWeightsError: no such file, not readable, or no TensorFlow.
   """
+  return _strip(read_named(path))
+
+
+def read_named(path: str | pathlib.Path) -> dict[str, np.ndarray]:
+  """As `read_arrays`, of whichever model, with names as they are stored."""
   path = pathlib.Path(path)
   if path.suffix == ".npz":
     try:
       with np.load(path, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
+        return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
       raise OfficialWeightsError(f"no such file: {path}") from None
     except Exception as error:  # zipfile, zlib and numpy raise many kinds.
       raise OfficialWeightsError(
         f"{path} is no readable .npz: {error}"
       ) from None
-  elif path.with_name(path.name + ".index").exists():
-    arrays = _read_tensorflow(path)
-  else:
-    raise OfficialWeightsError(
-      f"{path} is neither a .npz file nor the prefix of a TensorFlow checkpoint"
-      f" (there is no {path.name}.index)"
-    )
-  return _strip(arrays)
+  if path.with_name(path.name + ".index").exists():
+    return _read_tensorflow(path)
+  raise OfficialWeightsError(
+    f"{path} is neither a .npz file nor the prefix of a TensorFlow checkpoint"
+    f" (there is no {path.name}.index)"
+  )
 
 
 def _read_tensorflow(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -255,11 +295,12 @@ def _read_tensorflow(path: pathlib.Path) -> dict[str, np.ndarray]:
   return {
     name: reader.get_tensor(name)
     for name in reader.get_variable_to_shape_map()
-    if ".OPTIMIZER_SLOT" not in name and name.endswith(_SUFFIX)
+    if ".OPTIMIZER_SLOT" not in name and name.endswith(SUFFIX)
   }
 
 
-_PARTS = (
+# How the official names of the codec and of ORP begin.
+PARTS = (
   "analysis_transform/",
   "synthesis_transform/",
   "hyper_analysis_transform/",
@@ -274,11 +315,11 @@ def _strip(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Names from the model's part on; what is no part of the model stays out."""
   stripped = {}
   for name, array in arrays.items():
-    clean = name.removesuffix(_SUFFIX)
+    clean = name.removesuffix(SUFFIX)
     components = clean.split("/")
     for i in range(len(components)):
       tail = "/".join(components[i:])
-      if tail.startswith(_PARTS):
+      if tail.startswith(PARTS):
         stripped[tail] = array
         break
     else:

@@ -302,16 +302,7 @@ def run(
     batch = _next_batch(iterator, stage, mesh)
     report("compiling the training step ...")
     start = time.perf_counter()
-    compiled = (
-      jax.jit(
-        step_fn,
-        in_shardings=(everywhere, sharding.split_batch(mesh), everywhere),
-        out_shardings=everywhere,
-        donate_argnums=0,
-      )
-      .lower(abstract_state, batch, noise_key)
-      .compile()
-    )
+    compiled = _compile(step_fn, abstract_state, batch, noise_key, mesh)
     report(f"compiled in {time.perf_counter() - start:.1f} s")
     sampler = _Sampler(codec, samples, mesh, workdir / "samples", writer)
 
@@ -412,6 +403,21 @@ def claim_workdir(
   workdir.mkdir(parents=True, exist_ok=True)
   if jax.process_index() == 0:
     checkpoints.write_config(workdir, config)
+
+
+def _compile(step_fn, state, batch, key, mesh):
+  """The training step as a compiled program; it cannot be traced anew."""
+  everywhere = sharding.replicated(mesh)
+  return (
+    jax.jit(
+      step_fn,
+      in_shardings=(everywhere, sharding.split_batch(mesh), everywhere),
+      out_shardings=everywhere,
+      donate_argnums=0,
+    )
+    .lower(state, batch, key)
+    .compile()
+  )
 
 
 class Progress:

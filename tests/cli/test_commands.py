@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from commands_model import CONFIG, save_model
 from PIL import Image
 
 import egic_jax
@@ -16,40 +17,12 @@ from egic_jax import images
 from egic_jax.bitstream import model_file
 from egic_jax.cli import main
 from egic_jax.interop import official
-from egic_jax.models import codec, orp, presets
-
-CONFIG = presets.CodecConfig(
-  analysis_widths=(8, 8, 8, 16),
-  analysis_depths=(1, 1, 1, 1),
-  analysis_window=4,
-  hyper_width=8,
-  hyper_depths=(1, 1),
-  num_slices=2,
-  head_width=8,
-  mlp_ratio=1,
-)
+from egic_jax.models import codec, presets
 
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory):
-  params = {"codec": codec.init_codec_params(CONFIG, 0)}
-  # A reconstruction that is not one flat grey, and an ORP head that differs from
-  # the last stage of synthesis.
-  params["codec"]["synthesis"] = _louder(params["codec"]["synthesis"])
-  params["orp"] = orp.init_from_synthesis(params["codec"])
-  params["orp"]["head"]["unpack"]["reduction"]["bias"] = (
-    params["orp"]["head"]["unpack"]["reduction"]["bias"] * 0.6
-  )
-  path = tmp_path_factory.mktemp("model") / "model.safetensors"
-  model_file.save_model(path, model_file.build_model(CONFIG, params))
-  return str(path)
-
-
-def _louder(tree):
-  return {
-    k: _louder(v) if isinstance(v, dict) else v * (3 if k == "kernel" else 1)
-    for k, v in tree.items()
-  }
+  return save_model(tmp_path_factory.mktemp("model") / "model.safetensors")
 
 
 @pytest.fixture
@@ -101,9 +74,7 @@ def test_alpha_changes_the_picture_and_not_the_file(
   assert np.abs(mse - gan).max() > 5
   inside = (np.minimum(mse, gan) > 0) & (np.maximum(mse, gan) < 255)
   assert inside.mean() > 0.5
-  np.testing.assert_allclose(
-    half[inside], ((mse + gan) / 2)[inside], atol=1.01
-  )
+  np.testing.assert_allclose(half[inside], ((mse + gan) / 2)[inside], atol=1.01)
 
 
 def test_many_files_into_a_directory_and_one_that_fails(

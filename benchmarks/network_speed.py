@@ -1,0 +1,141 @@
+"""Encode, decode and training step of a size, beside the machine's matmul rate.
+
+    python benchmarks/network_speed.py --preset full
+
+Times are medians after a first call that compiles. The rate of a 4096^3 float32
+product, measured in the same run, tells how busy and how fast the machine is,
+so that figures of different machines and hours can be compared.
+"""
+
+import argparse
+import datetime
+import functools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+from egic_jax import runtime
+
+runtime.configure()
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from egic_jax.bitstream import codec as image_codec  # noqa: E402
+from egic_jax.bitstream import model_file, programs  # noqa: E402
+from egic_jax.losses import rate_distortion  # noqa: E402
+from egic_jax.models import codec, presets  # noqa: E402
+
+
+def timed(function, *args, repeats: int) -> tuple[float, float]:
+  """Seconds of the first call, median seconds of the following ones."""
+  times = []
+  for _ in range(repeats + 1):
+    start = time.perf_counter()
+    jax.block_until_ready(function(*args))
+    times.append(time.perf_counter() - start)
+  return times[0], statistics.median(times[1:])
+
+
+def matmul_rate() -> float:
+  """GFLOP/s of a 4096^3 float32 product."""
+  a = jnp.ones((4096, 4096), jnp.float32)
+  product = jax.jit(lambda a: jnp.dot(a, a, precision="highest"))
+  _, seconds = timed(product, a, repeats=3)
+  return 2 * 4096**3 / seconds / 1e9
+
+
+def training_step(config, dtype):
+  """Gradient of the stage-1 loss and an SGD update: what a step computes."""
+  model = codec.Codec(config, dtype)
+
+  @functools.partial(jax.jit, donate_argnums=0)
+  def step(params, image, key):
+    def loss(params):
+      output = model.apply({"params": params}, image, key)
+      return rate_distortion.rate_distortion(
+        image, output, distortion_weight=0.00234375, rate_weight=1.0
+      )
+
+    gradient, _ = jax.grad(loss, has_aux=True)(params)
+    return jax.tree.map(lambda p, g: p - 1e-6 * g, params, gradient)
+
+  return step
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--preset", default="full")
+  parser.add_argument("--height", type=int, default=512)
+  parser.add_argument("--width", type=int, default=768)
+  parser.add_argument("--batch", type=int, default=8)
+  parser.add_argument("--crop", type=int, default=256)
+  parser.add_argument("--repeats", type=int, default=3)
+  parser.add_argument("--dtype", default="float32")
+  parser.add_argument("--no-training", action="store_true")
+  args = parser.parse_args()
+
+  config = presets.get_preset(args.preset)
+  rng = np.random.default_rng(0)
+  coarse = rng.integers(0, 256, (args.height // 16, args.width // 16, 3))
+  image = np.kron(coarse, np.ones((16, 16, 1))).astype(np.uint8)
+  params = codec.init_codec_params(config, 0)
+  coder = image_codec.ImageCodec.from_model(
+    model_file.build_model(config, {"codec": params})
+  )
+  rows = {}
+  before = matmul_rate()
+
+  rows["encode"] = timed(coder.encode, image, repeats=args.repeats)
+  data = coder.encode(image)
+  rows["decode"] = timed(coder.decode, data, repeats=args.repeats)
+  parts = programs.programs(config)
+  device_params = jax.tree.map(jnp.asarray, params)
+  padded = image[None]
+  rows["  analysis + hyper-analysis"] = timed(
+    parts.analysis, device_params, padded, repeats=args.repeats
+  )
+  y_hat = jnp.zeros(
+    (1, args.height // 16, args.width // 16, config.latent_channels)
+  )
+  rows["  synthesis"] = timed(
+    parts.synthesis, device_params, y_hat, repeats=args.repeats
+  )
+  if not args.no_training:
+    step = training_step(config, jnp.dtype(args.dtype))
+    batch = jnp.asarray(
+      rng.random((args.batch, args.crop, args.crop, 3)), jnp.float32
+    )
+    times = []
+    for i in range(args.repeats + 1):
+      start = time.perf_counter()
+      device_params = step(device_params, batch, jax.random.key(i))
+      jax.block_until_ready(device_params)
+      times.append(time.perf_counter() - start)
+    name = f"training step, {args.batch} x {args.crop} x {args.crop}"
+    rows[name] = times[0], statistics.median(times[1:])
+  after = matmul_rate()
+
+  commit = subprocess.run(
+    ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+  ).stdout.strip()
+  print(
+    f"{args.preset}, {args.height} x {args.width}, {jax.devices()[0].device_kind}"
+    f" x {os.cpu_count()}, jax {jax.__version__}, Python"
+    f" {platform.python_version()}, {datetime.date.today()}, commit {commit}"
+  )
+  print(
+    f"matmul 4096^3 float32: {before:.0f} GFLOP/s before, {after:.0f} after"
+  )
+  for name, (first, median) in rows.items():
+    print(f"{name:<34} {median:8.3f} s   (first call {first:.1f} s)")
+  print(json.dumps({k: v[1] for k, v in rows.items()}), file=sys.stderr)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,1 @@
+"""Discriminators: networks that tell photographs from reconstructions."""
