@@ -269,6 +269,12 @@ def test_jpeg_is_written_well(tmp_path):
     assert np.abs(read.astype(int) - smooth).mean() < 2
 
 
+def test_encode_gives_the_file_content():
+  data = images.encode(_ramp())
+  assert data.startswith(b"\x89PNG")
+  np.testing.assert_array_equal(images.read(data), _ramp())
+
+
 def test_what_cannot_be_written(tmp_path):
   with pytest.raises(images.ImageError, match=r"unknown suffix '\.xyz'.*\.png"):
     images.write(tmp_path / "a.xyz", _ramp())

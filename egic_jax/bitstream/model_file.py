@@ -94,11 +94,7 @@ def build_model(
 
 
 def save_model(path: str | os.PathLike, model: Model) -> None:
-  """Writes a model file, whole or not at all.
-
-  Raises:
-    OSError: in one line, if it cannot be written.
-  """
+  """Writes a model file, whole or not at all; else OSError, in one line."""
   tensors = _flatten(model.params)
   for name, table in model.tables.items():
     for field in dataclasses.fields(table):
