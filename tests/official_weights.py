@@ -16,7 +16,10 @@ FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 
 
 def keys(model: str) -> dict[str, tuple[int, ...]]:
-  """Names and shapes of an official checkpoint: `codec` or `orp`."""
+  """Names and shapes of an official checkpoint.
+
+  Of `codec`, `orp` or `discriminator`.
+  """
   text = gzip.decompress(
     (FIXTURES / f"official_{model}_keys.tsv.gz").read_bytes()
   )
@@ -31,6 +34,7 @@ def array(name: str, shape: tuple[int, ...]) -> np.ndarray:
   parent, leaf = name.split("/")[-2:]
   centre, spread = {
     "gamma": (1, 0.1),
+    "g": (1, 0.2),
     "_matrices": (0.5, 0.2),
     "_biases": (0, 0.5),
     "_factors": (0, 0.1),

@@ -1,7 +1,10 @@
 """`egic train`: trains a codec, or continues training it."""
 
 import argparse
+import logging
+import os
 import sys
+import threading
 from collections.abc import Sequence
 
 from egic_jax.cli import overrides
@@ -54,7 +57,7 @@ def run(argv: Sequence[str]) -> int:
 
   Returns:
     The exit code: 0 when done or interrupted and saved, 1 after an error that
-    was told in one line.
+    was told in one line (with EGIC_DEBUG set, by a traceback).
   """
   parser = make_parser()
   arguments, unknown = parser.parse_known_intermixed_args(argv)
@@ -63,6 +66,12 @@ def run(argv: Sequence[str]) -> int:
     if not text.startswith("--config."):
       parser.error(f"unrecognized argument: {text}")
 
+  if not os.environ.get("EGIC_DEBUG"):
+    # When storage fails, Orbax logs the tracebacks of its threads besides
+    # raising their error, and TensorStore's threads print some more by way of
+    # the hook. An error of this thread is caught below or after the return.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    sys.excepthook = _main_thread_only
   try:
     config = overrides.load_config(arguments.config)
     overrides.apply_overrides(config, [*arguments.overrides, *unknown])
@@ -89,7 +98,14 @@ def run(argv: Sequence[str]) -> int:
   return 0
 
 
+def _main_thread_only(*exception) -> None:
+  if threading.current_thread() is threading.main_thread():
+    sys.__excepthook__(*exception)
+
+
 def _fail(error: Exception) -> int:
+  if os.environ.get("EGIC_DEBUG"):
+    raise error
   text = " ".join(str(error).split()) or type(error).__name__
   print(f"egic train: error: {text}", file=sys.stderr)
   return 1

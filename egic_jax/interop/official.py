@@ -127,9 +127,7 @@ def paths(tree: Any, path: Path = ()) -> Iterable[tuple[Path, Any]]:
     yield path, tree
 
 
-def _sources(
-  config: presets.CodecConfig, with_orp: bool
-) -> dict[Path, Source]:
+def _sources(config: presets.CodecConfig, with_orp: bool) -> dict[Path, Source]:
   """Our parameters' paths, each with its place in an official checkpoint."""
   shapes = codec.param_shapes(config)
   tree = {"codec": shapes}
@@ -232,9 +230,7 @@ def from_official(
     OfficialWeightsError: arrays are missing, unknown or misshapen; each is
       listed by name.
   """
-  return gather(
-    _sources(config, any(_is_orp(name) for name in arrays)), arrays
-  )
+  return gather(_sources(config, any(_is_orp(name) for name in arrays)), arrays)
 
 
 def to_official(

@@ -200,9 +200,7 @@ class _Unpickler(pickle._Unpickler):
   dispatch[pickle.BUILD[0]] = load_build
 
 
-def read(
-  path: str | os.PathLike, sha256: str | None = None
-) -> TorchFile:
+def read(path: str | os.PathLike, sha256: str | None = None) -> TorchFile:
   """Reads a file of named arrays, such as a network's weights.
 
   Args:
@@ -262,7 +260,9 @@ def _named_arrays(tree: Any) -> dict[str, np.ndarray]:
   return {name: tensor.array() for name, tensor in tree.items()}
 
 
-def _values(data: bytes | memoryview, dtype: np.dtype, order: str) -> np.ndarray:
+def _values(
+  data: bytes | memoryview, dtype: np.dtype, order: str
+) -> np.ndarray:
   """Stored numbers in this machine's byte order."""
   values = np.frombuffer(data, dtype)
   return values if order == sys.byteorder else values.byteswap()

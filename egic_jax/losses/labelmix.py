@@ -10,9 +10,7 @@ import jax
 import jax.numpy as jnp
 
 
-def draw_mask(
-  key: jax.Array, labels: jax.Array, num_classes: int
-) -> jax.Array:
+def draw_mask(key: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
   """A fair coin for each class that the batch's maps show, void included.
 
   A class shares its coin over the whole batch. Coins of absent classes are

@@ -7,6 +7,7 @@ not used, and the next older checkpoint is.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -28,6 +29,12 @@ from egic_jax.training import state as state_lib
 _CHECKPOINTS = "checkpoints"
 _CORRUPT = "corrupt_checkpoints"
 _CONFIG = "config.json"
+
+# What the system says, in the midst of long messages of Orbax.
+_SYSTEM_REASONS = tuple(
+  os.strerror(number)
+  for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+)
 
 Report = Callable[[str], None]
 
@@ -445,8 +452,10 @@ def _storage_errors(what: str, workdir: pathlib.Path) -> Iterator[None]:
   try:
     yield
   except Exception as error:  # TensorStore's errors have no common class.
+    reason = next((s for s in _SYSTEM_REASONS if s in str(error)), None)
     raise errors.CheckpointError(
-      f"cannot {what} checkpoints in {workdir}: {_one_line(error)}"
+      f"cannot {what} checkpoints in {workdir}:"
+      f" {reason.lower() if reason else _one_line(error)}"
     ) from error
 
 

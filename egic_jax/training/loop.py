@@ -6,11 +6,7 @@
 import contextlib
 import dataclasses
 import json
-import math
 import pathlib
-import signal
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,8 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from egic_jax import images as images_lib
-from egic_jax.evaluation import quality
 from egic_jax.models import codec as codec_lib
 from egic_jax.models import presets
 from egic_jax.training import (
@@ -30,35 +24,16 @@ from egic_jax.training import (
   metrics_writer,
   optimizer,
   panels,
+  progress,
   sharding,
   stages,
   steps,
+  stop_signal,
 )
 from egic_jax.training import state as state_lib
+from egic_jax.training import workdir as workdir_lib
 
 Report = Callable[[str], None]
-
-# A run continues only with the same values of these; others may change.
-_FIXED = (
-  "model.preset",
-  "data.name",
-  "data.config",
-  "data.sets",
-  "data.exclude",
-  "data.taxonomy",
-  "data.validation_fraction",
-  "data.max_side",
-  "data.crop_size",
-  "data.batch_size",
-  "data.scale_range",
-  "data.scale_step",
-  "data.flip",
-  "data.seed",
-  "optimizer.kind",
-  "train.stage",
-  "train.seed",
-  "train.init_from",
-)
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -98,7 +73,7 @@ def train(
       written, or none can be read.
     OSError: the work directory cannot be made or written.
   """
-  report = report or Progress().line
+  report = report or progress.print_line
   directory = pathlib.Path(workdir).expanduser().absolute()
   codec_config = presets.get_preset(config.model.preset)
   if config.model.compute_dtype not in _DTYPES:
@@ -129,7 +104,7 @@ def train(
 
   document = json.loads(config.to_json())
   document["model"]["codec"] = presets.config_to_dict(codec_config)
-  claim_workdir(directory, document, report=report)
+  workdir_lib.claim(directory, document, report=report)
   initial = None
   if config.train.init_from and not checkpoints.has_checkpoint(directory):
     initial = _initial_params(
@@ -179,7 +154,7 @@ def train(
     keep=config.train.keep,
     seed=config.train.seed,
     initial_params=initial,
-    hparams=dict(_flatten(document)),
+    hparams=dict(workdir_lib.flatten(document)),
     report=report,
   )
 
@@ -304,12 +279,12 @@ def run(
     start = time.perf_counter()
     compiled = _compile(step_fn, abstract_state, batch, noise_key, mesh)
     report(f"compiled in {time.perf_counter() - start:.1f} s")
-    sampler = _Sampler(codec, samples, mesh, workdir / "samples", writer)
+    sampler = panels.Sampler(codec, samples, mesh, workdir / "samples", writer)
 
     means = metrics_writer.MeanMetrics()
     metrics: dict[str, float] = {}
-    stop = stack.enter_context(_StopSignal(report))
-    clock = _Clock(first_step, num_steps)
+    stop = stack.enter_context(stop_signal.StopSignal(report))
+    clock = progress.Clock(first_step, num_steps)
 
     def settle():
       """Means so far, on the host; TrainingError unless all are finite."""
@@ -358,53 +333,6 @@ def run(
     return Outcome(step, stopping and not done, metrics)
 
 
-def claim_workdir(
-  workdir: pathlib.Path, config: dict[str, Any], *, report: Report
-) -> None:
-  """Makes the work directory, or checks that it holds the same run.
-
-  Args:
-    workdir: the directory.
-    config: the configuration as JSON-able nested dictionaries.
-    report: told which values differ from those of the last run.
-
-  Raises:
-    ValueError: there are checkpoints of another model, data set or stage.
-    OSError: it cannot be made or written.
-  """
-  if (workdir / "config.json").exists() and checkpoints.has_checkpoint(workdir):
-    before = dict(_flatten(checkpoints.read_config(workdir)))
-    now = dict(_flatten(config))
-    differing = [
-      name
-      for name in sorted(before.keys() | now.keys())
-      if before.get(name) != now.get(name)
-    ]
-    fixed = [
-      name
-      for name in differing
-      if name in _FIXED or name.startswith("model.codec.")
-    ]
-    if fixed:
-      changes = ", ".join(
-        f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
-        for name in fixed[:4]
-      )
-      more = f" and {len(fixed) - 4} more" if len(fixed) > 4 else ""
-      raise ValueError(
-        f"{workdir} holds another run ({changes}{more}): give these values or"
-        " another --workdir"
-      )
-    for name in differing:
-      report(
-        f"changed since the last run: {name} {before.get(name)!r} >"
-        f" {now.get(name)!r}"
-      )
-  workdir.mkdir(parents=True, exist_ok=True)
-  if jax.process_index() == 0:
-    checkpoints.write_config(workdir, config)
-
-
 def _compile(step_fn, state, batch, key, mesh):
   """The training step as a compiled program; it cannot be traced anew."""
   everywhere = sharding.replicated(mesh)
@@ -420,134 +348,8 @@ def _compile(step_fn, state, batch, key, mesh):
   )
 
 
-class Progress:
-  """Prints lines for the user, on the first process only."""
-
-  def line(self, text: str) -> None:
-    """Prints one line at once, also into a pipe."""
-    if jax.process_index() == 0:
-      print(text, file=sys.stdout, flush=True)
-
-
-class _Clock:
-  """Speed and time left, from the steps made since the last progress line."""
-
-  def __init__(self, step: int, num_steps: int):
-    self._num_steps = num_steps
-    self._step = step
-    self._time = time.perf_counter()
-    self._rate = math.nan
-
-  def progress(self, step: int, metrics: dict[str, float]) -> str:
-    now = time.perf_counter()
-    self._rate = (step - self._step) / max(now - self._time, 1e-9)
-    self._step, self._time = step, now
-    left = (self._num_steps - step) / self._rate
-    width = len(str(self._num_steps))
-    shown = "  ".join(
-      f"{name} {metrics[name]:{form}}"
-      for name, form in (("loss", ".4f"), ("bpp", ".4f"), ("psnr", ".2f"))
-      if name in metrics
-    )
-    return (
-      f"step {step:{width}}/{self._num_steps}  {shown}"
-      f"  {self._rate:.2f} steps/s  ETA {_duration(left)}"
-    )
-
-  @property
-  def steps_per_second(self) -> float:
-    """As of the last progress line."""
-    return self._rate
-
-  @contextlib.contextmanager
-  def paused(self):
-    """Leaves out the time of what is not a training step."""
-    start = time.perf_counter()
-    yield
-    self._time += time.perf_counter() - start
-
-
-class _Sampler:
-  """Reconstructs the same pictures again and again, to be looked at."""
-
-  def __init__(self, codec, samples, mesh, directory, writer):
-    self._directory = directory
-    self._writer = writer
-    self._samples = samples
-    self._mesh = mesh
-    everywhere = sharding.replicated(mesh)
-    # Every device does all of them: they are few, and any number fits.
-    self._reconstruct = jax.jit(
-      steps.make_reconstruct(codec),
-      in_shardings=(everywhere, everywhere),
-      out_shardings=everywhere,
-    )
-
-  def __call__(self, step: int, params: Any) -> str:
-    images = jax.make_array_from_process_local_data(
-      sharding.replicated(self._mesh), self._samples
-    )
-    x_hat, bpp = jax.device_get(self._reconstruct(params, images))
-    psnr = [
-      quality.psnr(a, b) for a, b in zip(self._samples, x_hat, strict=True)
-    ]
-    panel = panels.make_panel(
-      [[a, b] for a, b in zip(self._samples, x_hat, strict=True)],
-      [
-        f"step {step}: original | {b:.3f} bpp {p:.2f} dB"
-        for b, p in zip(bpp, psnr, strict=True)
-      ],
-    )
-    path = self._directory / f"step_{step:08d}.png"
-    if jax.process_index() == 0:
-      self._directory.mkdir(exist_ok=True)
-      images_lib.write(path, panel)
-    self._writer.write_images(step, {"samples": panel[None]})
-    means = {"bpp": float(np.mean(bpp)), "psnr": float(np.mean(psnr))}
-    self._writer.write_scalars(
-      step, {f"sample_{name}": value for name, value in means.items()}
-    )
-    return (
-      f"samples: {means['bpp']:.3f} bpp (estimated)  {means['psnr']:.2f} dB"
-      f"  {path}"
-    )
-
-
-class _StopSignal:
-  """Turns SIGTERM and Ctrl-C into a flag that is looked at after each step."""
-
-  def __init__(self, report: Report):
-    self._report = report
-    self._before: dict[int, Any] = {}
-    self.received = False
-
-  def __enter__(self) -> "_StopSignal":
-    # Under jax.distributed the runtime watches SIGTERM itself, so that all
-    # processes stop after the same step (see _stopping).
-    if (
-      threading.current_thread() is threading.main_thread()
-      and not jax.distributed.is_initialized()
-    ):
-      for number in (signal.SIGTERM, signal.SIGINT):
-        self._before[number] = signal.signal(number, self._handle)
-    return self
-
-  def __exit__(self, *_) -> None:
-    for number, handler in self._before.items():
-      signal.signal(number, handler)
-
-  def _handle(self, number, _):
-    if self.received:
-      raise KeyboardInterrupt
-    self.received = True
-    self._report(
-      f"{signal.Signals(number).name}: finishing the present step, then saving"
-      " (once more to stop at once)"
-    )
-
-
 def _stopping(
-  stop: _StopSignal, saved: checkpoints.Checkpoints, step: int
+  stop: stop_signal.StopSignal, saved: checkpoints.Checkpoints, step: int
 ) -> bool:
   if jax.distributed.is_initialized():
     return saved.reached_preemption(step)
@@ -645,19 +447,3 @@ def _sample_images(
   )
   batch = next(iter(batches))
   return batch["image"][batch["valid"]]
-
-
-def _flatten(tree: dict[str, Any], prefix: str = ""):
-  for name, value in tree.items():
-    if isinstance(value, dict):
-      yield from _flatten(value, f"{prefix}{name}.")
-    else:
-      yield prefix + name, value
-
-
-def _duration(seconds: float) -> str:
-  seconds = round(seconds)
-  hours, minutes = seconds // 3600, seconds // 60 % 60
-  if hours:
-    return f"{hours}h{minutes:02d}m"
-  return f"{minutes}m{seconds % 60:02d}s"

@@ -3,7 +3,9 @@
 Whole runs through the command are in tests/training/test_resume.py.
 """
 
+import logging
 import pathlib
+import sys
 
 import pytest
 
@@ -16,6 +18,12 @@ _TINY = str(pathlib.Path(__file__).resolve().parents[2] / "configs" / "tiny.py")
 @pytest.fixture(autouse=True)
 def _leave_the_process_alone(monkeypatch):
   monkeypatch.setattr(runtime, "configure", lambda: None)
+  monkeypatch.delenv("EGIC_DEBUG", raising=False)
+  monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+  logger = logging.getLogger("absl")
+  before = logger.level
+  yield
+  logger.setLevel(before)
 
 
 def _error(capsys, *argv):
@@ -59,6 +67,12 @@ def test_a_work_directory_that_cannot_be(capsys, tmp_path):
   workdir = str(tmp_path / "file" / "run")
   error = _error(capsys, "--config", _TINY, "--workdir", workdir)
   assert "file" in error
+
+
+def test_a_traceback_for_those_who_want_one(monkeypatch, tmp_path):
+  monkeypatch.setenv("EGIC_DEBUG", "1")
+  with pytest.raises(ValueError, match="stepz"):
+    train.run(["--config", _TINY, "--workdir", str(tmp_path), "train.stepz=1"])
 
 
 def test_unknown_options_are_refused(capsys, tmp_path):

@@ -55,7 +55,9 @@ class DiscriminatorConfig:
       value = getattr(self, name)
       values = value if isinstance(value, tuple) else (value,)
       if not values or not all(type(v) is int and v > 0 for v in values):
-        raise ValueError(f"{name} must be positive whole numbers, got {value!r}")
+        raise ValueError(
+          f"{name} must be positive whole numbers, got {value!r}"
+        )
     if len(self.encoder_widths) != len(self.decoder_widths):
       raise ValueError(
         f"encoder_widths has {len(self.encoder_widths)} entries and"
@@ -158,8 +160,7 @@ def config_from_dict(fields: dict[str, Any]) -> DiscriminatorConfig:
   names = {field.name for field in dataclasses.fields(DiscriminatorConfig)}
   if wrong := names.symmetric_difference(fields):
     raise ValueError(
-      "discriminator description has unknown or missing keys:"
-      f" {sorted(wrong)}"
+      f"discriminator description has unknown or missing keys: {sorted(wrong)}"
     )
   return DiscriminatorConfig(
     **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}

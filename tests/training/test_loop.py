@@ -1,0 +1,186 @@
+"""Whole runs of a few steps: resuming, aborting, stopping, reporting."""
+
+import os
+import signal
+
+import micro_training
+import numpy as np
+import pytest
+
+from egic_jax import images
+from egic_jax.models import presets
+from egic_jax.training import checkpoints, errors, loop
+from egic_jax.training import stages as stages_lib
+from egic_jax.training import workdir as workdir_lib
+
+_CONFIG = {
+  "model": {
+    "preset": "micro",
+    "codec": presets.config_to_dict(micro_training.micro_config()),
+  },
+  "data": {"name": "waves", "seed": 0},
+  "train": {"steps": 4, "stage": "stage1_mse"},
+}
+
+
+@pytest.fixture(scope="module")
+def programs():
+  return {}
+
+
+@pytest.fixture
+def train(tmp_path, codec, monkeypatch, programs):
+  """Runs the loop in a named work directory; returns (outcome, lines).
+
+  A step that was compiled in this module is not compiled again; a test in
+  test_resume.py starts processes that compile their own.
+  """
+  compile_step = loop._compile
+
+  def train_(name, **changes):
+    key = (changes.get("distortion_weight"), changes.get("stage"))
+
+    def compile_once(*arguments):
+      if key not in programs:
+        programs[key] = compile_step(*arguments)
+      return programs[key]
+
+    monkeypatch.setattr(loop, "_compile", compile_once)
+    workdir = tmp_path / name
+    workdir_lib.claim(workdir, _CONFIG, report=print)
+    lines = []
+    arguments = micro_training.run_arguments(codec)
+    arguments |= {"report": lines.append} | changes
+    return loop.run(workdir, **arguments), lines
+
+  train_.workdir = tmp_path
+  return train_
+
+
+def _params(workdir):
+  _, params, step = checkpoints.load_parameters(workdir)
+  return params, step
+
+
+def test_two_and_two_steps_equal_four_bit_for_bit(train):
+  outcome, lines = train("at_once", num_steps=4)
+  assert (outcome.step, outcome.interrupted) == (4, False)
+  assert outcome.metrics["loss"] > 0
+  assert sum("steps/s" in line for line in lines) == 2
+
+  train("in_parts", num_steps=2)
+  outcome, lines = train("in_parts", num_steps=4)
+  assert any("continuing after step 2" in line for line in lines)
+  expected, step = _params(train.workdir / "at_once")
+  found, _ = _params(train.workdir / "in_parts")
+  assert step == 4
+  assert micro_training.trees_equal(expected, found)
+  # The seed matters, or the comparison would prove nothing.
+  train("other", num_steps=4, seed=1)
+  other, _ = _params(train.workdir / "other")
+  assert not micro_training.trees_equal(expected, other)
+
+  outcome, lines = train("at_once", num_steps=4)
+  assert outcome.metrics == {}
+  assert any("nothing to do" in line for line in lines)
+
+
+def test_not_finite_aborts_and_keeps_the_last_good_checkpoint(train):
+  train("run", num_steps=2)
+  before, _ = _params(train.workdir / "run")
+  with pytest.raises(errors.TrainingError) as caught:
+    # The interval of the log straddles the checkpoint.
+    train(
+      "run",
+      num_steps=6,
+      distortion_weight=float("inf"),
+      log_every=5,
+      checkpoint_every=1,
+    )
+  message = str(caught.value)
+  assert "loss" in message
+  assert "up to 3" in message
+  assert "checkpoint of step 2 is untouched" in message
+  assert "learning_rate" in message
+  assert "\n" not in message
+  after, step = _params(train.workdir / "run")
+  assert step == 2
+  assert micro_training.trees_equal(before, after)
+
+
+def test_sigterm_saves_and_the_next_run_ends_the_same(train):
+  train("whole", num_steps=5, log_every=1)
+
+  lines = []
+
+  def report(line):
+    lines.append(line)
+    if line.startswith("step 1/"):
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  handler = signal.getsignal(signal.SIGTERM)
+  outcome, _ = train(
+    "stopped", num_steps=5, log_every=1, checkpoint_every=100, report=report
+  )
+  assert outcome.interrupted
+  assert outcome.step == 2
+  assert any("SIGTERM" in line for line in lines)
+  assert any("interrupted: saved step 2 of 5" in line for line in lines)
+  assert signal.getsignal(signal.SIGTERM) is handler
+
+  train("stopped", num_steps=5, log_every=1)
+  expected, _ = _params(train.workdir / "whole")
+  found, _ = _params(train.workdir / "stopped")
+  assert micro_training.trees_equal(expected, found)
+
+
+def test_samples_and_scalars_are_written(train):
+  samples = micro_training.uint8_batch(3)
+  outcome, lines = train("run", num_steps=2, samples=samples, log_every=1)
+  run = train.workdir / "run"
+  panel = images.read(run / "samples" / "step_00000002.png")
+  assert panel.shape[1] == 2 * 64 + 2
+  assert any(line.startswith("samples:") for line in lines)
+  scalars = micro_training.read_scalars(run / "tensorboard")
+  assert scalars["loss", 2] == pytest.approx(outcome.metrics["loss"])
+  assert scalars["learning_rate", 1] == pytest.approx(1e-3)
+  for name in ("bpp", "psnr", "grad_norm", "steps_per_second", "sample_psnr"):
+    assert (name, 2) in scalars, name
+  assert any("parameters" in line for line in lines)
+  assert any("compil" in line for line in lines)
+
+
+def test_starting_from_given_parameters(train, params, run_arguments):
+  frozen = stages_lib.Stage(
+    name="synthesis_only",
+    params=("codec",),
+    updates=(
+      stages_lib.Update(
+        optimizer="generator",
+        groups=("codec/synthesis",),
+        loss="rate_distortion",
+      ),
+    ),
+  )
+  train("run", num_steps=1, stage=frozen, initial_params=params)
+  found, _ = _params(train.workdir / "run")
+  for name, tree in params["codec"].items():
+    same = micro_training.trees_equal(tree, found["codec"][name])
+    assert same == (name != "synthesis"), name
+
+
+@pytest.mark.parametrize("name", ["log_every", "checkpoint_every", "num_steps"])
+def test_intervals_are_positive(train, name):
+  with pytest.raises(ValueError, match=name.removeprefix("num_")):
+    train("run", **{name: 0})
+
+
+def test_metrics_are_means_over_the_interval(train):
+  _, single = train("single", num_steps=2, log_every=1)
+  outcome, _ = train("double", num_steps=2, log_every=2)
+  losses = [
+    float(line.split("loss ")[1].split()[0])
+    for line in single
+    if "loss " in line
+  ]
+  assert outcome.metrics["loss"] == pytest.approx(np.mean(losses), abs=1e-3)

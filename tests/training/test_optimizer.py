@@ -1,0 +1,94 @@
+"""The learning-rate schedule and the optimiser's options."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from egic_jax.training import optimizer
+
+
+def _schedule(**changes):
+  arguments = {
+    "learning_rate": 1e-2,
+    "final_learning_rate": 1e-3,
+    "final_fraction": 0.1,
+    "warmup_steps": 0,
+    "steps": 100,
+  }
+  return optimizer.make_schedule(**(arguments | changes))
+
+
+def _optimizer(**changes):
+  arguments = {
+    "kind": "adam",
+    "schedule": lambda count: 1e-2,
+    "b1": 0.9,
+    "b2": 0.999,
+    "clip_norm": 0.0,
+  }
+  return optimizer.make_optimizer(**(arguments | changes))
+
+
+def test_last_tenth_has_the_final_rate():
+  rates = [float(_schedule()(jnp.asarray(i))) for i in range(100)]
+  np.testing.assert_allclose(rates, [1e-2] * 90 + [1e-3] * 10)
+
+
+def test_warm_up_rises_to_the_rate_and_never_is_zero():
+  schedule = jax.jit(_schedule(warmup_steps=4))
+  rates = [float(schedule(i)) for i in range(6)]
+  np.testing.assert_allclose(
+    rates, [0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01], rtol=1e-6
+  )
+
+
+def test_no_final_part():
+  schedule = _schedule(final_fraction=0.0)
+  assert float(schedule(99)) == pytest.approx(1e-2)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"learning_rate": -1.0}, "learning_rate=-1.0"),
+    ({"learning_rate": float("nan")}, "learning_rate=nan"),
+    ({"final_fraction": 1.5}, "final_fraction=1.5"),
+    ({"warmup_steps": -1}, "warmup_steps=-1"),
+  ],
+)
+def test_bad_schedule_is_named(changes, message):
+  with pytest.raises(ValueError, match=message):
+    _schedule(**changes)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"kind": "sgdd"}, "kind=sgdd"),
+    ({"b1": 1.0}, "b1=1.0"),
+    ({"clip_norm": -1.0}, "clip_norm=-1.0"),
+  ],
+)
+def test_bad_optimizer_is_named(changes, message):
+  with pytest.raises(ValueError, match=message):
+    _optimizer(**changes)
+
+
+def test_clipping_bounds_what_the_moments_see():
+  params = {"w": jnp.zeros(4)}
+  clipped = _optimizer(clip_norm=1.0)
+  _, state = clipped.update(
+    {"w": jnp.full(4, 100.0)}, clipped.init(params), params
+  )
+  moment = optax.tree.get(state, "mu")["w"]
+  np.testing.assert_allclose(moment, 0.1 * np.full(4, 0.5), rtol=1e-6)
+
+
+def test_clipping_does_not_change_the_state_structure():
+  # So that it can be switched on when a run is continued.
+  params = {"w": jnp.zeros(4)}
+  assert jax.tree.structure(_optimizer().init(params)) == jax.tree.structure(
+    _optimizer(clip_norm=1.0).init(params)
+  )
