@@ -6,12 +6,14 @@ import grain
 import numpy as np
 from PIL import Image
 
+from egic_jax.data import color
+
 # How a map follows the geometry: (resampling, value beyond the picture; None
-# for the transformation's `padding`). Other per-pixel maps, such as the weights
-# of small instances, are further lines here.
+# for the transformation's `padding`). Another per-pixel map is another line.
 _MAPS = {
   "image": (Image.Resampling.BICUBIC, None),
   "label": (Image.Resampling.NEAREST, 0),
+  "weight": (Image.Resampling.NEAREST, 0),
 }
 PADDINGS = ("reflect", "mean")
 # Of ImageNet, the customary mean pixel; RGB.
@@ -31,13 +33,13 @@ def cut(
   """Cuts the same square out of a picture and its maps.
 
   The picture is thought of as scaled to `scaled_shape`; only what is cut is
-  resampled (bicubic, antialiased; label maps by nearest neighbour). Where the
-  square reaches beyond the picture, the picture is mirrored (or filled with the
-  mean pixel) and the label is void.
+  resampled (bicubic, antialiased; the other maps by nearest neighbour). Where
+  the square reaches beyond the picture, the picture is mirrored (or filled with
+  the mean pixel), the label is void and the weight 0.
 
   Args:
-    element: {"image": (H, W, 3) uint8, "label": (H, W) uint8}, either alone
-      too. Entries that are not maps are dropped.
+    element: {"image": (H, W, 3) uint8, "label": (H, W) uint8, "weight": (H, W)
+      uint8}, any of them. Entries that are not maps are dropped.
     top: first row of the square in the scaled picture; may be negative.
     left: first column of the square; may be negative.
     crop_size: side of the square, pixels.
@@ -47,7 +49,7 @@ def cut(
 
   Returns:
     {"image": (crop_size, crop_size, 3) uint8, "label": (crop_size, crop_size)
-    uint8}, contiguous copies.
+    uint8, "weight": the same}, contiguous copies.
   """
   result = {}
   for name, (resampling, fill) in _MAPS.items():
@@ -106,9 +108,10 @@ def _pad(part, margins, fill, padding):
 class RandomCrop(grain.transforms.RandomMap):
   """A random square of a randomly scaled, randomly mirrored picture.
 
-  Smaller pictures lie anywhere inside the square and are padded, not enlarged:
-  a codec is to learn the sharpness of photographs, and padded label pixels are
-  void, so that no loss on labels sees them.
+  Smaller pictures lie anywhere inside the square and are padded; unless
+  longer_side says so they are not enlarged: a codec is to learn the sharpness
+  of photographs. Padded label pixels are void, so that no loss on labels sees
+  them.
 
   Attributes:
     crop_size: side of the square, pixels.
@@ -116,6 +119,10 @@ class RandomCrop(grain.transforms.RandomMap):
     scale_step: the scale is a multiple of it above the least; 0 for any value.
     flip: mirror every other picture horizontally.
     padding: "reflect" or "mean", see cut.
+    longer_side: scales are relative to a picture of this longer side, whatever
+      its own; None for relative to its own. One resampling does both.
+    color_policy: a name in color.POLICIES; "" leaves colours alone. Crops,
+      scales and flips are the same with and without.
   """
 
   crop_size: int
@@ -123,9 +130,16 @@ class RandomCrop(grain.transforms.RandomMap):
   scale_step: float = 0.0
   flip: bool = True
   padding: str = "reflect"
+  longer_side: int | None = None
+  color_policy: str = ""
 
   def __post_init__(self):
-    _check_crop(self.crop_size, self.padding)
+    _check_crop(self.crop_size, self.padding, self.longer_side)
+    if self.color_policy and self.color_policy not in color.POLICIES:
+      raise ValueError(
+        f"color_policy = {self.color_policy!r} is not one of"
+        f" {list(color.POLICIES)}, nor '' for none"
+      )
     low, high = self.scale_range
     if not 0 < low <= high:
       raise ValueError(
@@ -135,20 +149,24 @@ class RandomCrop(grain.transforms.RandomMap):
       raise ValueError(f"scale_step = {self.scale_step} is negative")
 
   def random_map(self, element: dict, rng: np.random.Generator) -> dict:
-    """One crop of {"image", "label"}, drawn with `rng`; see cut."""
-    height, width = next(iter(element.values())).shape[:2]
-    scale = self._scale(rng)
-    height, width = max(1, round(height * scale)), max(1, round(width * scale))
+    """One crop of {"image", "label", "weight"}, drawn with `rng`; see cut."""
+    shape = next(iter(element.values())).shape
+    height, width = _scaled_shape(shape, self._scale(rng), self.longer_side)
     spare_y, spare_x = height - self.crop_size, width - self.crop_size
-    return cut(
-      element,
-      top=int(rng.integers(min(0, spare_y), max(0, spare_y) + 1)),
-      left=int(rng.integers(min(0, spare_x), max(0, spare_x) + 1)),
-      crop_size=self.crop_size,
-      scaled_shape=(height, width),
-      flip=self.flip and bool(rng.integers(2)),
-      padding=self.padding,
-    )
+    square = {
+      "top": int(rng.integers(min(0, spare_y), max(0, spare_y) + 1)),
+      "left": int(rng.integers(min(0, spare_x), max(0, spare_x) + 1)),
+      "crop_size": self.crop_size,
+      "scaled_shape": (height, width),
+      "flip": self.flip and bool(rng.integers(2)),
+      "padding": self.padding,
+    }
+    if self.color_policy:
+      # The whole picture: some operations depend on all of its colours.
+      policy = color.POLICIES[self.color_policy]
+      image = color.apply_policy(element["image"], policy, rng)
+      element = {**element, "image": image}
+    return cut(element, **square)
 
   def _scale(self, rng):
     low, high = self.scale_range
@@ -161,22 +179,46 @@ class RandomCrop(grain.transforms.RandomMap):
 
 
 def centre_crop(
-  element: dict, crop_size: int, padding: str = "reflect"
+  element: dict,
+  crop_size: int,
+  padding: str = "reflect",
+  longer_side: int | None = None,
 ) -> dict:
-  """The middle square, padded if the picture is smaller; see cut."""
-  _check_crop(crop_size, padding)
-  height, width = next(iter(element.values())).shape[:2]
+  """The middle square, padded if the picture is smaller.
+
+  Args:
+    element: see cut.
+    crop_size: side of the square, pixels.
+    padding: see cut.
+    longer_side: the picture is scaled to it first; None for not at all.
+
+  Returns:
+    See cut.
+  """
+  _check_crop(crop_size, padding, longer_side)
+  shape = next(iter(element.values())).shape
+  height, width = _scaled_shape(shape, 1.0, longer_side)
   return cut(
     element,
     top=(height - crop_size) // 2,
     left=(width - crop_size) // 2,
     crop_size=crop_size,
+    scaled_shape=(height, width),
     padding=padding,
   )
 
 
-def _check_crop(crop_size, padding):
+def _scaled_shape(shape, scale, longer_side):
+  height, width = shape[:2]
+  if longer_side is not None:
+    scale *= longer_side / max(height, width)
+  return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _check_crop(crop_size, padding, longer_side):
   if crop_size < 1:
     raise ValueError(f"crop_size = {crop_size} is not a positive number")
   if padding not in PADDINGS:
     raise ValueError(f"padding = {padding!r} is not one of {PADDINGS}")
+  if longer_side is not None and longer_side < 1:
+    raise ValueError(f"longer_side = {longer_side} is not a positive number")

@@ -1,211 +1,40 @@
-"""From a dataset to batches: built if need be, shuffled, cut, per process.
+"""From a dataset to batches: shuffled, cut, per process.
 
 No TensorFlow: records are read through tfds.data_source's array_record files.
 """
 
 import collections
 import concurrent.futures
-import contextlib
-import dataclasses
 import hashlib
-import io
 import json
-import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 import grain
 import numpy as np
-import tensorflow_datasets as tfds
-from absl import logging
 
-from egic_jax.data import augment, builders, records
+from egic_jax.data import augment
+from egic_jax.data.datasets import (
+  Dataset,
+  DatasetSpec,
+  class_names,
+  num_records,
+  open_source,
+  prepare,
+  split_info,
+)
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DatasetSpec:
-  """Which dataset to read; empty texts are as good as None.
-
-  Attributes:
-    name: "synthetic_scenes" or "image_label_folder".
-    config: of "synthetic_scenes": "default" or "tiny".
-    data_dir: where TFDS keeps built datasets; None for TFDS's own default
-      (TFDS_DATA_DIR, or tensorflow_datasets in the home folder).
-    folder: of "image_label_folder": the photographs.
-    sets: names of the sub-folders of `folder` to use; empty for all that have
-      images/ in them.
-    exclude: names of sub-folders of `folder` to leave out.
-    taxonomy: how classes are merged: "union", "photographs", a JSON file, or a
-      mapping; see taxonomy.load.
-    validation_fraction: share for validation where the folder has no lists.
-  """
-
-  name: str = "synthetic_scenes"
-  config: str = "default"
-  data_dir: str | None = None
-  folder: str | os.PathLike | None = None
-  sets: Sequence[str] = ()
-  exclude: Sequence[str] = ()
-  taxonomy: str | os.PathLike | Mapping | None = "union"
-  validation_fraction: float = 0.05
-
-
-# All functions below also take the builder that prepare returned: listing a
-# large folder takes a while.
-Dataset = DatasetSpec | tfds.core.DatasetBuilder
-
-
-def prepare(dataset: Dataset) -> tfds.core.DatasetBuilder:
-  """Returns the builder of a dataset, built first if it is not there yet.
-
-  A dataset appears under its name only when it is complete. Several processes
-  may call this at once: the first to finish wins. A folder is listed at every
-  call, and built anew when a file of it has changed.
-
-  Args:
-    dataset: what to prepare; a builder that this function returned is returned
-      as it is.
-
-  Returns:
-    A prepared TFDS builder in array_record format.
-
-  Raises:
-    ValueError: from the specification or the folder; one line.
-  """
-  if isinstance(dataset, tfds.core.DatasetBuilder):
-    return dataset
-  builder = _builder(dataset)
-  if not builder.data_path.exists():
-    start = time.monotonic()
-    logging.info("building %s in %s", builder.name, builder.data_dir)
-    try:
-      # TFDS shows a bar per step of each split and prints what it downloads;
-      # ours is one bar a split, on stderr.
-      tfds.display_progress_bar(False)
-      with contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare(file_format="array_record")
-    except OSError:
-      # Another process has put the same dataset into place meanwhile.
-      builder = _builder(dataset)
-      if not builder.data_path.exists():
-        raise
-    sizes = ", ".join(
-      f"{info.num_examples} {split}"
-      for split, info in builder.info.splits.items()
-    )
-    skipped = len((builder.info.metadata or {}).get("skipped", ()))
-    print(
-      f"{builder.name}: {sizes} images"
-      f"{f' ({skipped} skipped)' if skipped else ''},"
-      f" {len(class_names(builder)) - 1} classes, built in"
-      f" {time.monotonic() - start:.0f} s",
-      flush=True,
-    )
-  return builder
-
-
-def _builder(spec):
-  if spec.name == "synthetic_scenes":
-    if spec.folder:
-      raise ValueError(
-        f"folder = {str(spec.folder)!r} has no meaning for name ="
-        " 'synthetic_scenes'; use name = 'image_label_folder'"
-      )
-    known = list(builders.SyntheticScenes.builder_configs)
-    if spec.config not in known:
-      raise ValueError(f"config = {spec.config!r} is not one of {known}")
-    return builders.SyntheticScenes(
-      config=spec.config, data_dir=_data_dir(spec), file_format="array_record"
-    )
-  if spec.name == "image_label_folder":
-    if not spec.folder:
-      raise ValueError(
-        "folder is not set; name = 'image_label_folder' needs a folder of"
-        " photographs"
-      )
-    config = builders.FolderConfig.for_folder(
-      spec.folder,
-      sets=spec.sets,
-      exclude=spec.exclude,
-      merging=spec.taxonomy,
-      validation_fraction=spec.validation_fraction,
-    )
-    # TFDS warns of every configuration that is not in its code.
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-      return builders.ImageLabelFolder(
-        config=config, data_dir=_data_dir(spec), file_format="array_record"
-      )
-    finally:
-      logging.set_verbosity(verbosity)
-  raise ValueError(
-    f"name = {spec.name!r} is not 'synthetic_scenes' or 'image_label_folder'"
-  )
-
-
-def _data_dir(spec):
-  return os.path.expanduser(spec.data_dir) if spec.data_dir else None
-
-
-def class_names(builder: tfds.core.DatasetBuilder) -> tuple[str, ...]:
-  """("void", class 1, ..., class N) of a prepared dataset."""
-  return tuple(builder.info.features["label"].names)
-
-
-def num_records(
-  dataset: Dataset, split: str = "train", *, labelled_only: bool = False
-) -> int:
-  """How many pictures a split has; with label maps if `labelled_only`."""
-  builder = prepare(dataset)
-  info = _split_info(builder, split)
-  if labelled_only:
-    return builder.info.metadata["labelled"].get(split, 0)
-  return info.num_examples
-
-
-def _split_info(builder, split):
-  if split not in builder.info.splits:
-    raise ValueError(
-      f"split = {split!r}: {builder.name} has {', '.join(builder.info.splits)}"
-    )
-  return builder.info.splits[split]
-
-
-def _source(
-  dataset, split, *, labelled_only, with_labels, max_side, cache_bytes=0
-):
-  if max_side is not None and max_side < 1:
-    raise ValueError(f"max_side = {max_side} is not a positive number")
-  builder = prepare(dataset)
-  total = _split_info(builder, split).num_examples
-  stored = builder.as_data_source(
-    split,
-    decoders={
-      "image": tfds.decode.SkipDecoding(),
-      "label": tfds.decode.SkipDecoding(),
-    },
-  )
-  indices = None
-  if labelled_only:
-    labelled = builder.info.metadata["labelled"].get(split, 0)
-    if labelled == 0:
-      raise ValueError(
-        f"labelled_only: no picture of split {split!r} has a label map; add"
-        " labels/ and classes.txt to the folder"
-      )
-    if labelled < total:
-      # One pass over the records; only mixtures of sets need it.
-      indices = np.flatnonzero(
-        [stored[index]["has_labels"] for index in range(total)]
-      )
-  return records.DecodedSource(
-    stored,
-    indices,
-    with_labels=with_labels,
-    max_side=max_side,
-    cache_bytes=cache_bytes,
-  )
+# Who makes batches needs no other module of this package.
+__all__ = [
+  "Dataset",
+  "DatasetSpec",
+  "EvalBatches",
+  "class_names",
+  "dataset_identity",
+  "make_eval_batches",
+  "make_train_iterator",
+  "num_records",
+  "prepare",
+]
 
 
 def _local_batch_size(global_batch_size, shard_index, shard_count):
@@ -219,6 +48,12 @@ def _local_batch_size(global_batch_size, shard_index, shard_count):
       f" the {shard_count} processes; choose one that is"
     )
   return global_batch_size // shard_count
+
+
+def _longer_side(max_side, enlarge):
+  if enlarge and max_side is None:
+    raise ValueError("enlarge needs max_side, the longer side to enlarge to")
+  return max_side if enlarge else None
 
 
 def make_train_iterator(
@@ -235,7 +70,10 @@ def make_train_iterator(
   flip: bool = True,
   padding: str = "reflect",
   max_side: int | None = None,
+  enlarge: bool = False,
+  color_policy: str = "",
   with_labels: bool = True,
+  with_weights: bool = False,
   labelled_only: bool = False,
   num_threads: int = 2,
   prefetch: int = 4,
@@ -263,7 +101,10 @@ def make_train_iterator(
     flip: see augment.RandomCrop.
     padding: see augment.cut.
     max_side: larger pictures are first reduced to this longer side.
+    enlarge: smaller pictures are enlarged to max_side, too.
+    color_policy: see augment.RandomCrop.
     with_labels: batches have "label".
+    with_weights: batches have "weight", by which to weigh a loss of each pixel.
     labelled_only: pictures without label map are left out.
     num_threads: threads that decode and cut, each a batch at a time; 0 for
       none.
@@ -273,7 +114,9 @@ def make_train_iterator(
 
   Returns:
     Iterator of {"image": (B, crop_size, crop_size, 3) uint8, "label": (B,
-    crop_size, crop_size) uint8} with B = global_batch_size / shard_count.
+    crop_size, crop_size) uint8, 0 void, "weight": of the same shape and type, 0
+    void, 3 small instances (coco only), 1 others}, with
+    B = global_batch_size / shard_count.
 
   Raises:
     ValueError: naming the argument that is wrong.
@@ -290,12 +133,15 @@ def make_train_iterator(
     scale_step=scale_step,
     flip=flip,
     padding=padding,
+    longer_side=_longer_side(max_side, enlarge),
+    color_policy=color_policy,
   )
-  source = _source(
+  source = open_source(
     dataset,
     split,
     labelled_only=labelled_only,
     with_labels=with_labels,
+    with_weights=with_weights,
     max_side=max_side,
     cache_bytes=cache_bytes if cache_decoded else 0,
   )
@@ -327,13 +173,15 @@ def dataset_identity(
   flip: bool = True,
   padding: str = "reflect",
   max_side: int | None = None,
+  enlarge: bool = False,
+  color_policy: str = "",
   labelled_only: bool = False,
 ) -> str:
   """What make_train_iterator's batches depend on, as one string.
 
   Equal strings mean that a stored iterator state continues the same sequence.
   Paths, threads, caches, the number of processes
-  and whether label maps are handed out do not count. The dataset
+  and whether labels and weights are handed out do not count. The dataset
   counts by its classes and by number and bytes of its records, so that a copy
   on another machine is the same dataset.
 
@@ -345,7 +193,7 @@ def dataset_identity(
     "<name>/<split>:<records>:<16 hexadecimal digits>".
   """
   builder = prepare(dataset)
-  info = _split_info(builder, split)
+  info = split_info(builder, split)
   content = {
     "name": builder.name,
     "version": str(builder.version),
@@ -364,6 +212,11 @@ def dataset_identity(
     "max_side": max_side,
     "labelled_only": bool(labelled_only),
   }
+  # Later options count when used, so that older runs keep their identity.
+  if enlarge:
+    content["enlarge"] = True
+  if color_policy:
+    content["color_policy"] = color_policy
   text = json.dumps(content, sort_keys=True)
   digest = hashlib.sha256(text.encode()).hexdigest()[:16]
   return f"{builder.name}/{split}:{info.num_examples}:{digest}"
@@ -417,7 +270,9 @@ def make_eval_batches(
   max_images: int | None = None,
   padding: str = "reflect",
   max_side: int | None = None,
+  enlarge: bool = False,
   with_labels: bool = True,
+  with_weights: bool = False,
   labelled_only: bool = False,
   num_threads: int = 2,
 ) -> EvalBatches:
@@ -433,13 +288,16 @@ def make_eval_batches(
     max_images: use the first so many pictures; None for all.
     padding: see augment.cut.
     max_side: larger pictures are first reduced to this longer side.
+    enlarge: smaller pictures are enlarged to max_side, too.
     with_labels: batches have "label".
+    with_weights: batches have "weight"; see make_train_iterator.
     labelled_only: pictures without label map are left out.
     num_threads: threads that decode.
 
   Returns:
     Iterable with a length, of {"image": (B, crop_size, crop_size, 3) uint8,
-    "label": (B, crop_size, crop_size) uint8, "valid": (B,) bool}.
+    "label": (B, crop_size, crop_size) uint8, "weight": the same, "valid": (B,)
+    bool}.
 
   Raises:
     ValueError: naming the argument that is wrong.
@@ -447,16 +305,18 @@ def make_eval_batches(
   batch_size = _local_batch_size(global_batch_size, shard_index, shard_count)
   if max_images is not None and max_images < 1:
     raise ValueError(f"max_images = {max_images} is not a positive number")
-  source = _source(
+  source = open_source(
     dataset,
     split,
     labelled_only=labelled_only,
     with_labels=with_labels,
+    with_weights=with_weights,
     max_side=max_side,
   )
+  longer_side = _longer_side(max_side, enlarge)
 
   def element(index):
-    return augment.centre_crop(source[index], crop_size, padding)
+    return augment.centre_crop(source[index], crop_size, padding, longer_side)
 
   return EvalBatches(
     element,

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 import egic_jax
-from egic_jax.data import pipeline
+from egic_jax.data import builders, datasets, pipeline
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_threads_and_cache_change_nothing(scenes):
 
 def test_cache_keeps_to_its_bytes(scenes):
   room = 2 * 96 * 96 * 4 + 5
-  source = pipeline._source(
+  source = datasets.open_source(
     scenes,
     "train",
     labelled_only=False,
@@ -226,14 +226,14 @@ def test_pictures_without_labels_can_be_left_out(tmp_path):
 
 def test_large_pictures_are_reduced(scenes):
   options = {"labelled_only": False, "with_labels": True}
-  whole = pipeline._source(scenes, "train", max_side=None, **options)[0]
-  element = pipeline._source(scenes, "train", max_side=48, **options)[0]
+  whole = datasets.open_source(scenes, "train", max_side=None, **options)[0]
+  element = datasets.open_source(scenes, "train", max_side=48, **options)[0]
   assert element["image"].shape == (48, 48, 3)
   # Nearest neighbour: every second pixel, no class made up.
   np.testing.assert_array_equal(element["label"], whole["label"][1::2, 1::2])
   means = [e["image"].mean() for e in (whole, element)]
   assert abs(means[0] - means[1]) < 1
-  unchanged = pipeline._source(scenes, "train", max_side=96, **options)[0]
+  unchanged = datasets.open_source(scenes, "train", max_side=96, **options)[0]
   np.testing.assert_array_equal(unchanged["image"], whole["image"])
 
 
@@ -256,7 +256,7 @@ def test_bad_arguments_are_named(scenes, options, message):
 @pytest.mark.parametrize(
   ("spec", "message"),
   [
-    ({"name": "coco"}, "name = 'coco'"),
+    ({"name": "imagenet"}, "name = 'imagenet'"),
     ({"config": "huge"}, "config = 'huge'"),
     ({"name": "image_label_folder"}, "folder is not set"),
     ({"folder": "x"}, "folder = 'x'"),
@@ -271,7 +271,7 @@ def test_bad_specifications_are_named(spec, message, tmp_path):
 def test_two_builds_at_once(tmp_path, monkeypatch):
   """The loser of the race uses what the winner has built."""
   spec = pipeline.DatasetSpec(config="tiny", data_dir=str(tmp_path))
-  generate = pipeline.builders.SyntheticScenes._generate_examples
+  generate = builders.SyntheticScenes._generate_examples
   entered = []
 
   def lose(self, *arguments):
@@ -281,7 +281,7 @@ def test_two_builds_at_once(tmp_path, monkeypatch):
     yield from generate(self, *arguments)
 
   monkeypatch.setattr(
-    pipeline.builders.SyntheticScenes, "_generate_examples", lose
+    builders.SyntheticScenes, "_generate_examples", lose
   )
   builder = pipeline.prepare(spec)
   assert entered and pipeline.num_records(builder) == 12
@@ -303,7 +303,7 @@ def test_no_tensorflow(tmp_path):
   """Building, reading and batching, in a process of their own."""
   program = f"""
 import sys
-from egic_jax.data import pipeline
+from egic_jax.data import builders, datasets, pipeline
 spec = pipeline.DatasetSpec(config="tiny", data_dir={str(tmp_path)!r})
 next(pipeline.make_train_iterator(spec, global_batch_size=2, crop_size=32))
 roots = {{name.split(".")[0] for name in sys.modules}}

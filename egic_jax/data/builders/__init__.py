@@ -1,5 +1,6 @@
-"""TFDS builders; importing this package registers them with TFDS."""
+"""TFDS builders; importing this package registers ours with TFDS."""
 
+from egic_jax.data.builders.coco_panoptic import CocoPanoptic
 from egic_jax.data.builders.image_label_folder import (
   FolderConfig,
   ImageLabelFolder,
@@ -10,6 +11,7 @@ from egic_jax.data.builders.synthetic_scenes import (
 )
 
 __all__ = [
+  "CocoPanoptic",
   "FolderConfig",
   "ImageLabelFolder",
   "ScenesConfig",

@@ -1,0 +1,80 @@
+"""COCO's panoptic annotations to label maps and to weights of pixels.
+
+A panoptic map is a picture whose colours are numbers of segments, R + 256 G +
+65536 B; a table gives every segment its class, its area, and whether it is a
+crowd. Number 0 is void.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+NUM_CLASSES = 133
+# The first so many classes are things, which come as instances; the others
+# are stuff, which does not.
+NUM_THINGS = 80
+# An instance of fewer pixels is small, and its pixels weigh more.
+SMALL_AREA = 4096
+SMALL_WEIGHT = 3
+
+# Classes at the two ends of things and stuff: that they are where they should
+# be tells COCO's own list of classes from any other of the same length.
+_LANDMARKS = {0: "person", 79: "toothbrush", 80: "banner", 132: "rug-merged"}
+
+
+def check_classes(names: Sequence[str]) -> None:
+  """Raises ValueError unless these are COCO's 133 classes in their order.
+
+  The order decides the meaning of every label, and which classes are things.
+
+  Args:
+    names: of the classes, without void.
+  """
+  if len(names) != NUM_CLASSES:
+    raise ValueError(
+      f"{len(names)} classes, but COCO's panoptic annotations have"
+      f" {NUM_CLASSES}; use panoptic_annotations_trainval2017 as published"
+    )
+  for index, name in _LANDMARKS.items():
+    if names[index] != name:
+      raise ValueError(
+        f"class {index} is {names[index]!r} and not {name!r}, so the classes"
+        " are not those of COCO in their order; use"
+        " panoptic_annotations_trainval2017 as published"
+      )
+
+
+def label_and_weight(
+  panoptic: np.ndarray, segments: Mapping[str, Sequence]
+) -> tuple[np.ndarray, np.ndarray]:
+  """Turns numbers of segments into classes and weights.
+
+  Small is what the annotation's own area, in pixels of the picture as it was
+  published, says is small: a person far away weighs more at every scale and in
+  every crop. (DeepLab2, from which the official code has this weight, counts
+  after scaling and cropping, where every instance that a crop cuts off can be
+  small.) Stuff and crowds are no instances and weigh 1. Numbers that are not in
+  the table are void.
+
+  Args:
+    panoptic: (H, W, 3) uint8.
+    segments: {"id": numbers, "label": classes 0..132, "area": pixels,
+      "is_crowd": bools}, of one length.
+
+  Returns:
+    label: (H, W) uint8, 0 void, 1..133 classes; crowds keep their class.
+    weight: (H, W) uint8, 0 void, 3 for pixels of small instances, 1 others.
+  """
+  red, green, blue = np.moveaxis(panoptic.astype(np.int32), -1, 0)
+  numbers = red | green << 8 | blue << 16
+  label = np.zeros(numbers.shape, np.uint8)
+  weight = np.zeros(numbers.shape, np.uint8)
+  columns = (segments[name] for name in ("id", "label", "area", "is_crowd"))
+  for number, class_index, area, is_crowd in zip(*columns, strict=True):
+    if number == 0:
+      continue
+    mask = numbers == number
+    label[mask] = class_index + 1
+    small = class_index < NUM_THINGS and not is_crowd and area < SMALL_AREA
+    weight[mask] = SMALL_WEIGHT if small else 1
+  return label, weight
