@@ -92,7 +92,8 @@ def prepare_coco(
     data_dir: where TFDS is to keep it; about 21 GB.
     directory: files that were downloaded already, see coco_layout.find; None to
       let TFDS download them, about 21 GB more.
-    allow_subset: accept other numbers of pictures than COCO 2017 has.
+    allow_subset: accept other numbers of pictures than COCO 2017 has; the
+      command line's --allow-subset.
 
   Returns:
     The prepared builder, whose classes and counts are as they should be.
@@ -124,9 +125,7 @@ def prepare_coco(
 
 def _check_coco(builder):
   """Raises ValueError for a dataset that is prepared, but not usable here."""
-  if str(builder.info.file_format) != str(
-    tfds.core.FileFormat.ARRAY_RECORD
-  ):  # fmt: skip
+  if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
     raise ValueError(
       f"{builder.data_path} is in {builder.info.file_format.value} format, which"
       " needs TensorFlow; prepare it in another data_dir with egic prepare-coco"

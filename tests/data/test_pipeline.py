@@ -280,9 +280,7 @@ def test_two_builds_at_once(tmp_path, monkeypatch):
       pipeline.prepare(spec)
     yield from generate(self, *arguments)
 
-  monkeypatch.setattr(
-    builders.SyntheticScenes, "_generate_examples", lose
-  )
+  monkeypatch.setattr(builders.SyntheticScenes, "_generate_examples", lose)
   builder = pipeline.prepare(spec)
   assert entered and pipeline.num_records(builder) == 12
   left = [path.name for path in builder.data_path.parent.iterdir()]
@@ -303,7 +301,7 @@ def test_no_tensorflow(tmp_path):
   """Building, reading and batching, in a process of their own."""
   program = f"""
 import sys
-from egic_jax.data import builders, datasets, pipeline
+from egic_jax.data import pipeline
 spec = pipeline.DatasetSpec(config="tiny", data_dir={str(tmp_path)!r})
 next(pipeline.make_train_iterator(spec, global_batch_size=2, crop_size=32))
 roots = {{name.split(".")[0] for name in sys.modules}}

@@ -50,9 +50,8 @@ class CocoPanoptic(coco.Coco, skip_registration=True):
     self._directory = directory
     self._counts = counts
     self._stack = None
-    super().__init__(
-      config=CONFIG, data_dir=data_dir, file_format="array_record"
-    )
+    # No file_format: TFDS would refuse another one in words of its own.
+    super().__init__(config=CONFIG, data_dir=data_dir)
 
   def _info(self):
     # The one use that the module makes of TensorFlow is the name of a type.
@@ -106,7 +105,7 @@ class CocoPanoptic(coco.Coco, skip_registration=True):
       if self._counts is not None and count < self._counts[split]:
         raise ValueError(
           f"{folder} has {count:,} of {self._counts[split]:,} {suffix} files;"
-          " download the rest"
+          " download the rest, or give --allow-subset"
         )
 
   def _generate_examples(
