@@ -135,14 +135,26 @@ class Upward(nn.Module):
     return self.last_stage(self.features(x))
 
 
+def _image_blocks(config: presets.CodecConfig) -> dict[str, int]:
+  """How the blocks of g_a, g_s and the ORP head are made."""
+  return {
+    "window": config.analysis_window,
+    "head_width": config.head_width,
+    "mlp_ratio": config.mlp_ratio,
+  }
+
+
+def _hyper_blocks(config: presets.CodecConfig) -> dict[str, int]:
+  """How the blocks of h_a and h_s are made."""
+  return _image_blocks(config) | {"window": config.hyper_window}
+
+
 def analysis(config: presets.CodecConfig, dtype: Any, name: str) -> Downward:
   """g_a: image (B, H, W, 3) in [0, 1] > y (B, H/16, W/16, C)."""
   return Downward(
     config.analysis_widths,
     config.analysis_depths,
-    config.analysis_window,
-    config.head_width,
-    config.mlp_ratio,
+    **_image_blocks(config),
     dtype=dtype,
     name=name,
   )
@@ -153,10 +165,8 @@ def synthesis(config: presets.CodecConfig, dtype: Any, name: str) -> Upward:
   return Upward(
     config.analysis_widths[::-1],
     config.analysis_depths[::-1],
-    3,
-    config.analysis_window,
-    config.head_width,
-    config.mlp_ratio,
+    out=3,
+    **_image_blocks(config),
     dtype=dtype,
     name=name,
   )
@@ -169,9 +179,7 @@ def hyper_analysis(
   return Downward(
     (config.hyper_width,) * 2,
     config.hyper_depths,
-    config.hyper_window,
-    config.head_width,
-    config.mlp_ratio,
+    **_hyper_blocks(config),
     dtype=dtype,
     name=name,
   )
@@ -184,10 +192,8 @@ def hyper_synthesis(
   return Upward(
     (config.hyper_width,) * 2,
     config.hyper_depths[::-1],
-    2 * config.latent_channels,
-    config.hyper_window,
-    config.head_width,
-    config.mlp_ratio,
+    out=2 * config.latent_channels,
+    **_hyper_blocks(config),
     dtype=dtype,
     name=name,
   )
@@ -202,9 +208,7 @@ def synthesis_last_stage(
     depth=config.analysis_depths[0],
     out=3,
     last=True,
-    window=config.analysis_window,
-    head_width=config.head_width,
-    mlp_ratio=config.mlp_ratio,
+    **_image_blocks(config),
     dtype=dtype,
     name=name,
   )
