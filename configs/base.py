@@ -1,8 +1,8 @@
 """Every key of a training configuration, with its default; others override.
 
 Not meant to be trained as it is: take `configs/tiny.py` (minutes on a laptop),
-`configs/small_mse.py` or `configs/full_mse.py`, or override single keys on the
-command line:
+`configs/small_mse.py` or `configs/full_mse.py`, or one of the other stages, or
+override single keys on the command line:
 
     egic train --config configs/tiny.py --workdir runs/tiny loss.rate_weight=2
 """
@@ -17,13 +17,21 @@ def get_config() -> ConfigDict:
   config.model = ConfigDict()
   # A name in egic_jax.models.presets: "full", "small" or "tiny".
   config.model.preset = "full"
+  # Stages 0 and 2: a name in egic_jax.models.discriminators.presets, the same
+  # three; how its convolutions are normalised ("weight", "spectral" or "none");
+  # and how it is given the latent ("projection", "concatenation" or "none").
+  # Its classes are those of the data, its latent that of model.preset.
+  config.model.discriminator_preset = "full"
+  config.model.normalization = "weight"
+  config.model.conditioning = "projection"
   # Type of activations and products: "float32" or "bfloat16". Parameters,
   # optimiser moments and rates stay float32.
   config.model.compute_dtype = "float32"
 
   config.data = ConfigDict()
-  # A TFDS data set: "synthetic_scenes" (made here, no download) or
-  # "image_label_folder" (your own photographs, see data.folder).
+  # A TFDS data set: "synthetic_scenes" (made here, no download), "coco" (first:
+  # egic prepare-coco) or "image_label_folder" (your own photographs, see
+  # data.folder). Stages 0 and 2 use pictures with a label map only.
   config.data.name = "synthetic_scenes"
   # synthetic_scenes only: its size, "default" or "tiny" (for tests).
   config.data.config = "default"
@@ -38,11 +46,19 @@ def get_config() -> ConfigDict:
   config.data.exclude = ()
   config.data.taxonomy = "union"
   config.data.validation_fraction = 0.05
-  # Larger pictures are first reduced to this longer side; 0 for never.
+  # Larger pictures are first reduced to this longer side; 0 for never. With
+  # enlarge, smaller ones are enlarged to it.
   config.data.max_side = 640
+  config.data.enlarge = False
+  # What is beyond the edge of a picture that is smaller than a crop: "reflect"
+  # or "mean" (the mean pixel, void).
+  config.data.padding = "reflect"
+  # Colour augmentation, a name in egic_jax.data.color.POLICIES; "" for none.
+  config.data.color_policy = ""
   # Side of the square training crops, pixels; a multiple of 64.
   config.data.crop_size = 256
-  # Crops in one step, over all devices and processes.
+  # Crops in one step, over all devices and processes; stage 2 gives one half
+  # to the discriminator and the other to g_s.
   config.data.batch_size = 8
   # A picture is scaled by a random factor from this range, in steps of
   # scale_step (0: any factor), before the crop; (1.0, 1.0) turns it off.
@@ -58,14 +74,32 @@ def get_config() -> ConfigDict:
   config.data.seed = 0
 
   config.loss = ConfigDict()
-  # loss = distortion_weight * MSE + rate_weight * bpp, the MSE taken over
-  # values 0..255. 0.1 * 2^-5 * 0.75, as released; rate_weight is lambda.
+  # Stages 1 and 2: distortion_weight * MSE + rate_weight * bpp + lpips_weight *
+  # LPIPS (not in stage1_mse) + adversarial_weight * cross-entropy of D(x_hat)
+  # and the label map (stage 2). The MSE is taken over values 0..255; 0.1 * 2^-5
+  # * 0.75, as released; rate_weight is lambda. Stage 3 has the MSE alone.
   config.loss.distortion_weight = 0.00234375
   config.loss.rate_weight = 1.0
+  config.loss.lpips_weight = 1.0
+  # "alex" or "vgg"; its files as handed out (the classifier's and the heads'
+  # .pth), and the SHA-256 of each or the first digits of it, to be checked.
+  # Without files stage 2 trains without LPIPS, and says so.
+  config.loss.lpips_network = "alex"
+  config.loss.lpips_files = ()
+  config.loss.lpips_sha256 = ()
+  config.loss.adversarial_weight = 0.15
+  # Of the discriminator, beside the cross-entropies of real and fake.
+  config.loss.labelmix_weight = 10.0
+  # Weights of labelled pixels: "small_instances" (3 on instances of fewer than
+  # 4096 pixels where the data have instances, which is coco; else 1),
+  # "class_balanced" (inverse frequency in the batch) or "none".
+  config.loss.pixel_weights = "small_instances"
 
   config.optimizer = ConfigDict()
   config.optimizer.kind = "adam"
   config.optimizer.learning_rate = 1e-4
+  # Stage 2: the discriminator's learning rate over that of g_s.
+  config.optimizer.discriminator_scale = 1.0
   # The learning rate of the last final_fraction of all steps.
   config.optimizer.final_learning_rate = 1e-5
   config.optimizer.final_fraction = 0.1
@@ -77,7 +111,8 @@ def get_config() -> ConfigDict:
   config.optimizer.b2 = 0.999
 
   config.train = ConfigDict()
-  # A name in egic_jax.training.stages.
+  # A name in egic_jax.training.stages: "stage0_discriminator", "stage1_mse",
+  # "stage1_mse_lpips", "stage2_gan" or "stage3_orp".
   config.train.stage = "stage1_mse"
   config.train.steps = 2_000_000
   config.train.log_every = 100
@@ -89,8 +124,22 @@ def get_config() -> ConfigDict:
   config.train.keep = 3
   # Seed of the initial parameters and of the noise.
   config.train.seed = 0
-  # Work directory of an earlier run whose parameters this one starts from.
+  # Work directory of an earlier run whose codec this one starts from; stages 2
+  # and 3 need one.
   config.train.init_from = ""
+  # Likewise for the discriminator: that of stage 0. "" for none: stage 2 then
+  # has one that was not pre-trained.
+  config.train.init_discriminator = ""
+  # Decay of a moving average of what the generator's side trains, which is then
+  # what is evaluated, exported and built upon; 0 for none.
+  config.train.ema_decay = 0.0
+  # Parts of a batch whose gradients are computed one after the other, to save
+  # memory; an update is made from their mean.
+  config.train.accumulate = 1
+  # Stage 0: steps between measurements on the validation split (0: never), and
+  # the number of its pictures (0: all).
+  config.train.validate_every = 5_000
+  config.train.num_validation = 1_000
 
   config.mesh = ConfigDict()
   # Devices over which a batch is split; -1 is all of them.

@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
   """Returns the configuration of stage 1, small, on photographs."""
   config = base.get_config()
   config.model.preset = "small"
+  config.model.discriminator_preset = "small"
   config.data.name = "image_label_folder"
   config.data.cache_decoded = True
   config.data.num_threads = 16

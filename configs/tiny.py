@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
   """Returns the configuration of the quick start."""
   config = base.get_config()
   config.model.preset = "tiny"
+  config.model.discriminator_preset = "tiny"
   config.data.crop_size = 128
   config.data.scale_range = (1.0, 1.0)
   config.data.scale_step = 0.0

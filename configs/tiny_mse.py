@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
   """Returns the configuration of stage 1, tiny, on photographs."""
   config = base.get_config()
   config.model.preset = "tiny"
+  config.model.discriminator_preset = "tiny"
   config.data.name = "image_label_folder"
   config.data.crop_size = 128
   config.data.scale_range = (1.0, 1.0)

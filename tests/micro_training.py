@@ -3,6 +3,7 @@
 Also imported by the processes that some tests start.
 """
 
+import dataclasses
 import struct
 
 import grain
@@ -11,7 +12,9 @@ import numpy as np
 from tensorboardX.proto import event_pb2
 
 from egic_jax.models import presets
-from egic_jax.training import optimizer, sharding, stages
+from egic_jax.models.discriminators import presets as discriminator_presets
+from egic_jax.training import networks as networks_lib
+from egic_jax.training import objectives, optimizer, sharding, stages
 
 CROP = 64
 
@@ -31,30 +34,50 @@ def micro_config() -> presets.CodecConfig:
   )
 
 
+def micro_discriminator() -> discriminator_presets.DiscriminatorConfig:
+  return discriminator_presets.DiscriminatorConfig(
+    encoder_widths=(4, 8),
+    decoder_widths=(8, 6),
+    num_classes=3,
+    latent_channels=8,
+    embedding_width=6,
+  )
+
+
 class _Shift(grain.transforms.RandomMap):
   """A picture of waves with a random phase: cheap, smooth, never the same."""
 
   def random_map(self, element, rng):
     phase = rng.uniform(0, 6.28, 3)
     y, x = np.mgrid[:CROP, :CROP][..., None] / 16.0
-    wave = 127.5 + 127.5 * np.sin(y + x * (1 + element) + phase)
-    return {"image": np.broadcast_to(wave, (CROP, CROP, 3)).astype(np.uint8)}
+    wave = np.sin(y + x * (1 + element) + phase)
+    # Void, and a class for each third of the wave.
+    label = np.clip(np.floor(wave[..., 0] * 2 + 2), 0, 3).astype(np.uint8)
+    return {
+      "image": (127.5 + 127.5 * wave).astype(np.uint8),
+      "label": label,
+      "weight": np.where(label == 1, 3, label > 0).astype(np.uint8),
+    }
 
 
-def make_iterator(batch_size=4, seed=0):
+def make_iterator(batch_size=4, seed=0, shard=(0, 1)):
+  """A process's share of batches: batch_size pictures of all processes'."""
+  index, count = shard
   return iter(
     grain.MapDataset.source(list(range(12)))
     .seed(seed)
     .shuffle()
     .repeat(None)
     .random_map(_Shift())
-    .batch(batch_size, drop_remainder=True)
+    .batch(batch_size, drop_remainder=True)[index::count]
     .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
   )
 
 
-def run_arguments(codec):
+def run_arguments(stage_name="stage1_mse", networks=None, **weights):
   """Arguments of `loop.run` for a few steps; change what a test is about."""
+  stage = stages.get_stage(stage_name)
+  networks = networks or micro_networks()
   schedule = optimizer.make_schedule(
     learning_rate=1e-3,
     final_learning_rate=1e-4,
@@ -63,17 +86,19 @@ def run_arguments(codec):
     steps=100,
   )
   return {
-    "codec": codec,
-    "stage": stages.get_stage("stage1_mse"),
-    "distortion_weight": 0.00234375,
-    "rate_weight": 1.0,
+    "networks": networks,
+    "stage": stage,
+    "losses": objectives.make_losses(
+      networks, objectives.LossWeights(**weights)
+    ),
     "optimizers": {
-      "generator": optimizer.make_optimizer(
+      update.optimizer: optimizer.make_optimizer(
         kind="adam", schedule=schedule, b1=0.9, b2=0.999, clip_norm=1.0
       )
+      for update in stage.updates
     },
     "schedule": schedule,
-    "mesh": sharding.make_mesh(1),
+    "mesh": sharding.make_mesh(1 if jax.process_count() == 1 else -1),
     "iterator": make_iterator(),
     "dataset_identity": "waves/train:12",
     "samples": None,
@@ -85,6 +110,11 @@ def run_arguments(codec):
     "seed": 0,
     "report": lambda line: None,
   }
+
+
+def micro_networks(**changes) -> networks_lib.Networks:
+  config = dataclasses.replace(micro_discriminator(), **changes)
+  return networks_lib.Networks(micro_config(), config)
 
 
 def leaves(tree):

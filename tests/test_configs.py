@@ -4,11 +4,13 @@ import ast
 import pathlib
 import re
 
+import jax.numpy as jnp
 import pytest
 
 from egic_jax.cli import overrides
+from egic_jax.data import color
 from egic_jax.models import presets
-from egic_jax.training import optimizer, stages
+from egic_jax.training import sharding, stages, trainer
 
 _FOLDER = pathlib.Path(__file__).resolve().parents[1] / "configs"
 _FILES = sorted(_FOLDER.glob("*.py"))
@@ -23,6 +25,16 @@ def test_there_are_configs():
   assert {"base", "tiny", "tiny_mse", "small_mse", "full_mse"} <= names
 
 
+@pytest.mark.parametrize("size", ["full", "tiny"])
+def test_every_stage_has_a_config(size):
+  found = {
+    overrides.load_config(str(path)).train.stage
+    for path in _FILES
+    if path.stem.startswith(size)
+  }
+  assert found == set(stages.stage_names())
+
+
 @pytest.mark.parametrize("path", _FILES, ids=lambda path: path.stem)
 def test_config_builds(path):
   config = overrides.load_config(str(path))
@@ -33,13 +45,17 @@ def test_config_builds(path):
   assert config.data.crop_size % codec_config.hyper_stride == 0
   stage = stages.get_stage(config.train.stage)
   assert stage.updates
-  schedule = optimizer.make_schedule(
-    learning_rate=config.optimizer.learning_rate,
-    final_learning_rate=config.optimizer.final_learning_rate,
-    final_fraction=config.optimizer.final_fraction,
-    warmup_steps=config.optimizer.warmup_steps,
-    steps=config.train.steps,
+  parts = stage.portions * config.train.accumulate
+  sharding.check_batch_size(
+    config.data.batch_size, sharding.make_mesh(1), parts
   )
+  assert config.data.color_policy in ("", *color.POLICIES)
+  size = trainer.make_discriminator_config(
+    config, codec_config, num_classes=133
+  )
+  assert size.latent_channels == codec_config.latent_channels
+  schedule, optimizers = trainer.make_optimizers(config, stage)
+  assert optimizers.keys() == {update.optimizer for update in stage.updates}
   assert float(schedule(config.train.steps - 1)) == pytest.approx(
     config.optimizer.final_learning_rate
   )
@@ -56,6 +72,18 @@ def test_docstring_tells_command_hardware_time_and_result(path):
 
 
 def test_the_published_objective_and_schedule():
+  config = overrides.load_config(str(_FOLDER / "full_gan.py"))
+  assert config.data.batch_size == 16
+  assert config.loss.adversarial_weight == 0.15
+  assert config.loss.labelmix_weight == 10
+  assert config.loss.lpips_weight == 1
+  _, optimizers = trainer.make_optimizers(
+    config, stages.get_stage("stage2_gan")
+  )
+  for each in optimizers.values():
+    # Adam's first step is as long as the learning rate.
+    update, _ = each.update(jnp.ones(()), each.init(jnp.ones(())))
+    assert float(update) == pytest.approx(-1e-5, rel=1e-4)
   config = overrides.load_config(str(_FOLDER / "full_mse.py"))
   assert config.loss.distortion_weight == pytest.approx(0.1 * 2**-5 * 0.75)
   assert config.train.steps == 2_000_000

@@ -1,4 +1,4 @@
-"""`egic train`: trains a codec, or continues training it."""
+"""`egic train`: trains a stage, or continues training it."""
 
 import argparse
 import logging
@@ -15,8 +15,9 @@ def make_parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="egic train",
     description=(
-      "Train a codec. A work directory that has checkpoints is continued from"
-      " the newest good one."
+      "Train a codec, or one stage of it: the configuration says which, and"
+      " train.init_from where it starts from. A work directory that has"
+      " checkpoints is continued from the newest good one."
     ),
     epilog=(
       "Example: egic train --config configs/tiny.py --workdir runs/tiny"
@@ -80,14 +81,14 @@ def run(argv: Sequence[str]) -> int:
 
     runtime.configure()
     # jax is imported only now: the allocator has to be set before.
-    from egic_jax.training import errors, loop
+    from egic_jax.training import errors, trainer
 
     if arguments.distributed:
       import jax
 
       jax.distributed.initialize()
     try:
-      loop.train(config, arguments.workdir)
+      trainer.train(config, arguments.workdir)
     except errors.TrainingError as error:
       return _fail(error)
   except (ValueError, OSError, ImportError) as error:

@@ -22,8 +22,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from egic_jax import atomic_files
-from egic_jax.models import codec, presets
-from egic_jax.training import errors
+from egic_jax.models import codec, orp, presets
+from egic_jax.models.discriminators import oasis_c
+from egic_jax.models.discriminators import presets as discriminator_presets
+from egic_jax.training import errors, stages
 from egic_jax.training import state as state_lib
 
 _CHECKPOINTS = "checkpoints"
@@ -99,7 +101,8 @@ class Checkpoints:
     import grain
 
     step = int(state.step)
-    arrays = _named_arrays(state)
+    saved = state.to_saved()
+    arrays = _named_arrays(saved)
     _check_finite(arrays, step)
     manifest = {
       "step": step,
@@ -112,7 +115,7 @@ class Checkpoints:
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardSave(state),
+          state=ocp.args.StandardSave(saved),
           data=grain.checkpoint.CheckpointSave(iterator),
           manifest=ocp.args.JsonSave(manifest),
         ),
@@ -189,14 +192,15 @@ class Checkpoints:
     ).manifest
     _check_manifest(manifest, step)
     self._check_identity(manifest, step)
-    state = self._manager.restore(
+    saved = self._manager.restore(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract_state),
+        state=ocp.args.StandardRestore(abstract_state.to_saved()),
         data=grain.checkpoint.CheckpointRestore(iterator),
       ),
     ).state
-    _check_arrays(_named_arrays(state), manifest)
+    _check_arrays(_named_arrays(saved), manifest)
+    state = abstract_state.replace(**saved)
     if int(state.step) != step:
       raise ValueError(f"it says it is step {int(state.step)}")
     if manifest["iterator"] != _iterator_digest(iterator):
@@ -240,30 +244,83 @@ class Checkpoints:
 def load_parameters(
   workdir: str | pathlib.Path, *, report: Report = logging.warning
 ) -> tuple[presets.CodecConfig, dict[str, Any], int]:
-  """Reads the parameters of a work directory's newest good checkpoint.
+  """Reads the codec of a work directory's newest good checkpoint.
 
-  Nothing of the data libraries is imported.
+  Of parameters with a moving average, the average. Nothing of the data
+  libraries is imported.
 
   Args:
     workdir: a directory that training wrote.
     report: called with one line for each damaged checkpoint passed over.
 
   Returns:
-    The codec's size, the parameters as numpy arrays {"codec": tree, ...}, and
-    the number of updates that led to them.
+    The codec's size, the parameters as numpy arrays {"codec": tree, and "orp"
+    if there is one}, and the number of updates that led to them.
 
   Raises:
     FileNotFoundError: not a work directory, or no checkpoint in it yet.
-    ValueError: its configuration or all of its checkpoints are damaged.
+    ValueError: it has no codec, or its configuration or all of its checkpoints
+      are damaged.
   """
   workdir = pathlib.Path(workdir).absolute()
   config = read_config(workdir)
+  codec_config = _read_size(workdir, config, "codec", presets.config_from_dict)
+  shapes = codec.param_shapes(codec_config)
+  shapes = {"codec": shapes, "orp": orp.init_from_synthesis(shapes)}
+  params, step = _load_groups(
+    workdir, shapes, required=("codec",), report=report
+  )
+  return codec_config, params, step
+
+
+def load_discriminator(
+  workdir: str | pathlib.Path, *, report: Report = logging.warning
+) -> tuple[discriminator_presets.DiscriminatorConfig, dict[str, Any], int]:
+  """Reads the discriminator of a work directory, like `load_parameters`.
+
+  Returns:
+    Its size, its parameters as numpy arrays, the number of updates.
+
+  Raises:
+    FileNotFoundError, ValueError: as `load_parameters`.
+  """
+  workdir = pathlib.Path(workdir).absolute()
+  config = read_config(workdir)
+  size = _read_size(
+    workdir, config, "discriminator", discriminator_presets.config_from_dict
+  )
+  params, step = _load_groups(
+    workdir,
+    {"discriminator": oasis_c.param_shapes(size)},
+    required=("discriminator",),
+    report=report,
+  )
+  return size, params["discriminator"], step
+
+
+def _read_size(workdir, config, name, from_dict):
+  """The size of a network from config.json; a line if it has none."""
   try:
-    codec_config = presets.config_from_dict(config["model"]["codec"])
+    model = config["model"]
+    others = {"codec", "discriminator"} & model.keys() - {name}
+    if name not in model and others:
+      raise ValueError(
+        f"{workdir}: a run of {config['train']['stage']}, which has no {name};"
+        " give the work directory of a stage that has"
+      )
+  except (AttributeError, KeyError, TypeError) as error:
+    raise ValueError(
+      f"{workdir / _CONFIG}: does not describe a model ({error!r})"
+    ) from error
+  try:
+    return from_dict(model[name])
   except (KeyError, TypeError, ValueError) as error:
     raise ValueError(
       f"{workdir / _CONFIG}: does not describe a model ({error!r})"
     ) from error
+
+
+def _load_groups(workdir, shapes, *, required, report):
   directory = workdir / _CHECKPOINTS
   steps = _steps_in(directory)
   if not steps:
@@ -273,9 +330,10 @@ def load_parameters(
     )
   for step in steps:
     try:
-      params = _read_params(directory / str(step), step)
-      _check_codec(params, codec_config)
-      return codec_config, params, step
+      params = _read_params(directory / str(step), step, tuple(shapes))
+      groups = {*params, *required}
+      _check_shapes(params, {group: shapes[group] for group in groups})
+      return params, step
     except Exception as error:  # Orbax raises all sorts on broken files.
       problem = _one_line(error)
       report(f"checkpoint {step} is damaged and not used: {problem}")
@@ -321,18 +379,25 @@ class _Mismatch(Exception):
   """A good checkpoint, but of another run."""
 
 
-def _read_params(directory: pathlib.Path, step: int) -> dict[str, Any]:
+def _read_params(
+  directory: pathlib.Path, step: int, groups: tuple[str, ...]
+) -> dict[str, Any]:
+  """Those of these groups that there are, averages where there are any."""
   with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
     manifest = reader.restore(directory / "manifest")
   _check_manifest(manifest, step)
   # The bare handler: it reads the item's directory without the manager's files.
   handler = ocp.PyTreeCheckpointHandler()
-  tree = handler.metadata(directory / "state").tree["params"]
-  target = {
-    "params": jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree
-    )
+  tree = handler.metadata(directory / "state").tree
+  wanted = {
+    part: {name: tree[part][name] for name in groups if name in tree[part]}
+    for part in ("params", "ema")
+    if part in tree
   }
+  target = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+    {part: named for part, named in wanted.items() if named},
+  )
   restored = handler.restore(
     directory / "state",
     args=ocp.args.PyTreeRestore(
@@ -344,13 +409,16 @@ def _read_params(directory: pathlib.Path, step: int) -> dict[str, Any]:
     ),
   )
   handler.close()
-  _check_arrays(_named_arrays(restored), manifest, prefix="params/")
-  return restored["params"]
+  prefixes = tuple(
+    f"{part}/{name}/" for part in ("params", "ema") for name in groups
+  )
+  _check_arrays(_named_arrays(restored), manifest, prefixes)
+  return stages.overlay(restored["params"], restored.get("ema", {}))
 
 
-def _check_codec(params, codec_config):
-  expected = _named_arrays(codec.param_shapes(codec_config), fetch=False)
-  found = _named_arrays(params.get("codec", {}), fetch=False)
+def _check_shapes(params, shapes):
+  expected = _named_arrays(shapes, fetch=False)
+  found = _named_arrays(params, fetch=False)
   names = sorted(
     name
     for name in expected.keys() | found.keys()
@@ -415,12 +483,14 @@ def _check_manifest(manifest: Any, step: int) -> None:
 
 
 def _check_arrays(
-  arrays: dict[str, np.ndarray], manifest: dict[str, Any], prefix: str = ""
+  arrays: dict[str, np.ndarray],
+  manifest: dict[str, Any],
+  prefixes: tuple[str, ...] = ("",),
 ) -> None:
   expected = {
     name: digest
     for name, digest in manifest["sha256"].items()
-    if name.startswith(prefix)
+    if name.startswith(prefixes)
   }
   if missing := sorted(expected.keys() ^ arrays.keys()):
     raise ValueError(f"its arrays are not those of its manifest: {missing[0]}")

@@ -1,41 +1,37 @@
 """The training loop: everything that touches files, clocks and signals.
 
-`train` unpacks a configuration; `run` gets explicit values and does the work.
+`trainer.train` unpacks a configuration; `run` gets explicit values.
 """
 
 import contextlib
 import dataclasses
-import json
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from egic_jax.models import codec as codec_lib
-from egic_jax.models import presets
 from egic_jax.training import (
   checkpoints,
   errors,
+  initial,
   metrics_writer,
-  optimizer,
+  objectives,
   panels,
   progress,
   sharding,
   stages,
   steps,
   stop_signal,
+  views,
 )
+from egic_jax.training import networks as networks_lib
 from egic_jax.training import state as state_lib
-from egic_jax.training import workdir as workdir_lib
 
 Report = Callable[[str], None]
-
-_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,125 +49,18 @@ class Outcome:
   metrics: dict[str, float]
 
 
-def train(
-  config: ConfigDict, workdir: str, *, report: Report | None = None
-) -> Outcome:
-  """Trains as *config* says, continuing what *workdir* has.
-
-  Args:
-    config: a configuration with the keys of configs/base.py.
-    workdir: where config.json, checkpoints, event files and samples go.
-    report: called with each line for the user; by default it is printed.
-
-  Returns:
-    Outcome.
-
-  Raises:
-    ValueError: a value of the configuration does not do, or the work directory
-      holds another run.
-    errors.TrainingError: the loss is not finite, a checkpoint cannot be
-      written, or none can be read.
-    OSError: the work directory cannot be made or written.
-  """
-  report = report or progress.print_line
-  directory = pathlib.Path(workdir).expanduser().absolute()
-  codec_config = presets.get_preset(config.model.preset)
-  if config.model.compute_dtype not in _DTYPES:
-    raise ValueError(
-      f"model.compute_dtype={config.model.compute_dtype}: must be one of"
-      f" {', '.join(_DTYPES)}"
-    )
-  stage = stages.get_stage(config.train.stage)
-  schedule = optimizer.make_schedule(
-    learning_rate=config.optimizer.learning_rate,
-    final_learning_rate=config.optimizer.final_learning_rate,
-    final_fraction=config.optimizer.final_fraction,
-    warmup_steps=config.optimizer.warmup_steps,
-    steps=config.train.steps,
-  )
-  optimizers = {
-    update.optimizer: optimizer.make_optimizer(
-      kind=config.optimizer.kind,
-      schedule=schedule,
-      b1=config.optimizer.b1,
-      b2=config.optimizer.b2,
-      clip_norm=config.optimizer.clip_norm,
-    )
-    for update in stage.updates
-  }
-  mesh = sharding.make_mesh(config.mesh.data)
-  sharding.check_batch_size(config.data.batch_size, mesh)
-
-  document = json.loads(config.to_json())
-  document["model"]["codec"] = presets.config_to_dict(codec_config)
-  workdir_lib.claim(directory, document, report=report)
-  initial = None
-  if config.train.init_from and not checkpoints.has_checkpoint(directory):
-    initial = _initial_params(
-      config.train.init_from, codec_config, stage, report
-    )
-
-  # Imported late: with the rest of the package no data library is needed.
-  from egic_jax.data import pipeline
-
-  report(f"opening the data set {config.data.name} ...")
-  dataset = _prepare(pipeline, _dataset_spec(config, pipeline))
-  drawn = {
-    "global_batch_size": config.data.batch_size,
-    "crop_size": config.data.crop_size,
-    "seed": config.data.seed,
-    "scale_range": tuple(config.data.scale_range),
-    "scale_step": config.data.scale_step,
-    "flip": config.data.flip,
-    "max_side": config.data.max_side or None,
-  }
-  iterator = pipeline.make_train_iterator(
-    dataset,
-    **drawn,
-    with_labels="label" in stage.inputs,
-    shard_index=jax.process_index(),
-    shard_count=jax.process_count(),
-    num_threads=config.data.num_threads,
-    prefetch=config.data.prefetch,
-    cache_decoded=config.data.cache_decoded,
-  )
-  return run(
-    directory,
-    codec=codec_lib.Codec(codec_config, _DTYPES[config.model.compute_dtype]),
-    stage=stage,
-    distortion_weight=config.loss.distortion_weight,
-    rate_weight=config.loss.rate_weight,
-    optimizers=optimizers,
-    schedule=schedule,
-    mesh=mesh,
-    iterator=iterator,
-    dataset_identity=pipeline.dataset_identity(dataset, **drawn),
-    samples=_sample_images(pipeline, dataset, config),
-    num_steps=config.train.steps,
-    log_every=config.train.log_every,
-    checkpoint_every=config.train.checkpoint_every,
-    sample_every=config.train.sample_every,
-    keep=config.train.keep,
-    seed=config.train.seed,
-    initial_params=initial,
-    hparams=dict(workdir_lib.flatten(document)),
-    report=report,
-  )
-
-
 def run(
   workdir: pathlib.Path,
   *,
-  codec: codec_lib.Codec,
+  networks: networks_lib.Networks,
   stage: stages.Stage,
-  distortion_weight: float,
-  rate_weight: float,
+  losses: dict[str, objectives.Loss],
   optimizers: dict[str, Any],
   schedule: Callable[[int], Any],
   mesh: jax.sharding.Mesh,
   iterator: Iterator[dict[str, np.ndarray]],
   dataset_identity: str,
-  samples: np.ndarray | None,
+  samples: dict[str, np.ndarray] | None,
   num_steps: int,
   log_every: int,
   checkpoint_every: int,
@@ -179,24 +68,30 @@ def run(
   keep: int,
   seed: int,
   report: Report,
-  initial_params: dict[str, Any] | None = None,
+  start: initial.Start | None = None,
+  constants: dict[str, Any] | None = None,
+  accumulate: int = 1,
+  ema_decay: float = 0.0,
+  validator: Callable[[networks_lib.Variables], dict[str, float]] | None = None,
+  validate_every: int = 0,
   hparams: dict[str, Any] | None = None,
 ) -> Outcome:
   """Trains until *num_steps* updates are made, from the newest checkpoint on.
 
   Args:
     workdir: an existing directory.
-    codec: the module; its parameters live in the state.
+    networks: sizes of the networks; their parameters live in the state.
     stage: what to update.
-    distortion_weight: weight of the squared error on 0..255.
-    rate_weight: lambda, weight of the bits per pixel.
+    losses: loss name > function, for each name in the stage's updates.
     optimizers: optimiser name > optax transformation.
     schedule: updates made > learning rate, to report it.
     mesh: the devices.
     iterator: a grain iterator over batches {"image": (b, S, S, 3) uint8, ...},
       b being this process's share.
-    dataset_identity: what the iterator walks through; a checkpoint of other data is refused.
-    samples: (N, S, S, 3) uint8, the same on every process; None for no panels.
+    dataset_identity: what the iterator walks through; a checkpoint of other
+      data is refused.
+    samples: {"image": (N, S, S, 3) uint8, ...}, the same on every process, for
+      the stage's view; None for no panels.
     num_steps: updates in all, those of earlier runs included.
     log_every: updates between progress lines and scalars.
     checkpoint_every: updates between checkpoints; one is written at the end.
@@ -204,7 +99,13 @@ def run(
     keep: checkpoints to keep.
     seed: of the initial parameters and the noise.
     report: called with each line for the user.
-    initial_params: to start from, instead of random ones.
+    start: parameters to start from, instead of random ones.
+    constants: variables that nothing trains: {} or {"lpips": weights}.
+    accumulate: see `steps.make_train_step`.
+    ema_decay: likewise.
+    validator: gives scalars of the variables.
+    validate_every: updates between its calls; it is called at the end, too. 0
+      for never.
     hparams: shown in TensorBoard.
 
   Returns:
@@ -224,23 +125,20 @@ def run(
       raise ValueError(f"train.{name}={value}: must be at least 1")
   step_fn = steps.make_train_step(
     stage,
-    losses={
-      "rate_distortion": steps.rate_distortion_loss(
-        codec, distortion_weight=distortion_weight, rate_weight=rate_weight
-      )
-    },
+    losses=losses,
     optimizers=optimizers,
+    accumulate=accumulate,
+    ema_decay=ema_decay,
   )
-
-  def create_state(params):
-    return state_lib.create(params, stage=stage, optimizers=optimizers)
-
+  create_state = functools.partial(
+    state_lib.create, stage=stage, optimizers=optimizers, ema_decay=ema_decay
+  )
   everywhere = sharding.replicated(mesh)
-  noise_key = jax.device_put(jax.random.key(seed), everywhere)
+  # Not device_put, which reaches this process's devices only.
+  noise_key = jax.jit(lambda: jax.random.key(seed), out_shardings=everywhere)()
+  shapes = networks.param_shapes(stage.params)
   abstract_state = sharding.abstract_like(
-    jax.eval_shape(
-      create_state, {"codec": codec_lib.param_shapes(codec.config)}
-    ),
+    jax.eval_shape(create_state, shapes, networks.spectral_shapes(shapes)),
     everywhere,
   )
   saved = checkpoints.Checkpoints(
@@ -248,20 +146,29 @@ def run(
   )
   with contextlib.closing(saved), contextlib.ExitStack() as stack:
     state = saved.restore_newest_good(abstract_state, iterator)
+    step = first_step = int(state.step) if state is not None else 0
     if state is not None:
-      report(f"continuing after step {int(state.step)}")
-    else:
-      params = initial_params or {
-        "codec": codec_lib.init_codec_params(codec.config, seed)
-      }
-      state = jax.jit(create_state, out_shardings=everywhere)(params)
-    step = first_step = int(state.step)
+      report(f"continuing after step {step}")
     if step >= num_steps:
       report(
         f"nothing to do: {step} of {num_steps} steps are made; raise"
         " train.steps to go on"
       )
       return Outcome(step, False, {})
+
+    batch = _next_batch(iterator, stage, mesh)
+    if state is None:
+      params = initial.complete(
+        start or initial.Start(),
+        stage,
+        networks,
+        seed=seed,
+        batch=batch,
+        mesh=mesh,
+      )
+      state = jax.jit(create_state, out_shardings=everywhere)(
+        params, networks.init_spectral(params, seed)
+      )
 
     writer = metrics_writer.make_writer(workdir / "tensorboard")
     stack.callback(writer.close)
@@ -274,12 +181,17 @@ def run(
       f" {jax.process_count()} process(es)"
     )
 
-    batch = _next_batch(iterator, stage, mesh)
+    constants = sharding.on_every_device(constants or {}, mesh)
     report("compiling the training step ...")
-    start = time.perf_counter()
-    compiled = _compile(step_fn, abstract_state, batch, noise_key, mesh)
-    report(f"compiled in {time.perf_counter() - start:.1f} s")
-    sampler = panels.Sampler(codec, samples, mesh, workdir / "samples", writer)
+    began = time.perf_counter()
+    compiled = _compile(
+      step_fn, abstract_state, batch, noise_key, constants, mesh
+    )
+    report(f"compiled in {time.perf_counter() - began:.1f} s")
+    sampler = None
+    if samples is not None:
+      view = views.make_views(networks)[stage.view]
+      sampler = panels.Sampler(view, samples, mesh, workdir / "samples", writer)
 
     means = metrics_writer.MeanMetrics()
     metrics: dict[str, float] = {}
@@ -293,7 +205,7 @@ def run(
       return values
 
     while True:
-      state, scalars = compiled(state, batch, noise_key)
+      state, scalars = compiled(state, batch, noise_key, constants)
       means.add(scalars)
       step += 1
       done = step == num_steps
@@ -315,9 +227,18 @@ def run(
         with clock.paused():
           saved.save(state, iterator)
           writer.flush()
-      if (step % sample_every == 0 or done) and samples is not None:
+      if sampler and (step % sample_every == 0 or done):
         with clock.paused():
-          report(sampler(step, state.params))
+          report(sampler(step, state.variables))
+      if validator and validate_every and (step % validate_every == 0 or done):
+        with clock.paused():
+          scores = validator(state.variables)
+        writer.write_scalars(
+          step, {f"validation_{name}": x for name, x in scores.items()}
+        )
+        metrics = metrics | scores
+        shown = "  ".join(f"{name} {x:.4f}" for name, x in scores.items())
+        report(f"validation: {shown}")
       if done or stopping:
         break
       batch = _next_batch(iterator, stage, mesh)
@@ -333,17 +254,22 @@ def run(
     return Outcome(step, stopping and not done, metrics)
 
 
-def _compile(step_fn, state, batch, key, mesh):
+def _compile(step_fn, state, batch, key, constants, mesh):
   """The training step as a compiled program; it cannot be traced anew."""
   everywhere = sharding.replicated(mesh)
   return (
     jax.jit(
       step_fn,
-      in_shardings=(everywhere, sharding.split_batch(mesh), everywhere),
+      in_shardings=(
+        everywhere,
+        sharding.split_batch(mesh),
+        everywhere,
+        everywhere,
+      ),
       out_shardings=everywhere,
       donate_argnums=0,
     )
-    .lower(state, batch, key)
+    .lower(state, batch, key, constants)
     .compile()
   )
 
@@ -385,65 +311,3 @@ def _device_memory() -> dict[str, float]:
   if not statistics or "peak_bytes_in_use" not in statistics:
     return {}  # The CPU backend does not tell.
   return {"device_memory_peak_gib": statistics["peak_bytes_in_use"] / 2**30}
-
-
-def _initial_params(workdir, codec_config, stage, report):
-  found_config, params, step = checkpoints.load_parameters(
-    workdir, report=report
-  )
-  expected = presets.config_to_dict(codec_config)
-  found = presets.config_to_dict(found_config)
-  names = sorted(name for name in expected if expected[name] != found[name])
-  if names:
-    raise ValueError(
-      f"train.init_from={workdir}: its model differs from model.preset in"
-      f" {', '.join(names)}"
-    )
-  if missing := [name for name in stage.params if name not in params]:
-    raise ValueError(
-      f"train.init_from={workdir}: has no parameters of {', '.join(missing)}"
-    )
-  report(f"starting from step {step} of {workdir}")
-  return {name: params[name] for name in stage.params}
-
-
-def _dataset_spec(config: ConfigDict, pipeline: Any) -> Any:
-  return pipeline.DatasetSpec(
-    name=config.data.name,
-    config=config.data.config,
-    data_dir=config.data.data_dir or None,
-    folder=config.data.folder or None,
-    sets=tuple(config.data.sets),
-    exclude=tuple(config.data.exclude),
-    taxonomy=config.data.taxonomy,
-    validation_fraction=config.data.validation_fraction,
-  )
-
-
-def _prepare(pipeline: Any, spec: Any) -> Any:
-  # The first process builds, the others find it built (on a shared disk).
-  if jax.process_count() > 1:
-    from jax.experimental import multihost_utils
-
-    if jax.process_index() == 0:
-      pipeline.prepare(spec)
-    multihost_utils.sync_global_devices("data set built")
-  return pipeline.prepare(spec)
-
-
-def _sample_images(
-  pipeline: Any, dataset: Any, config: ConfigDict
-) -> np.ndarray | None:
-  if not config.train.num_samples:
-    return None
-  # Unsharded: every process sees the same pictures.
-  batches = pipeline.make_eval_batches(
-    dataset,
-    global_batch_size=config.train.num_samples,
-    crop_size=config.data.crop_size,
-    max_images=config.train.num_samples,
-    max_side=config.data.max_side or None,
-    with_labels=False,
-  )
-  batch = next(iter(batches))
-  return batch["image"][batch["valid"]]

@@ -1,5 +1,6 @@
-"""Sample panels: what the codec makes of a few pictures, side by side."""
+"""Sample panels: what a stage makes of a few pictures, side by side."""
 
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,31 +9,38 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from egic_jax import images
-from egic_jax.evaluation import quality
-from egic_jax.training import sharding, steps
+from egic_jax.training import metrics_writer, sharding, views
 
 _CAPTION_HEIGHT = 14
 _GAP = 2
 
+_FORMATS = {
+  "bpp": "{:.3f} bpp",
+  "psnr": "{:.1f} dB",
+  "accuracy": "{:.0%} right",
+  "fake": "{:.0%} fake",
+}
+
 
 def make_panel(
-  rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str]
+  rows: Sequence[Sequence[np.ndarray]], captions: Sequence[Sequence[str]]
 ) -> np.ndarray:
-  """Pictures in a grid, each row under its caption.
+  """Pictures in a grid, each under its caption.
 
   Args:
     rows: rows of pictures (H, W, 3) uint8, all of one size.
-    captions: one line of text a row.
+    captions: a line of text for each picture; cut where its picture ends.
 
   Returns:
     (H', W', 3) uint8.
 
   Raises:
-    ValueError: there are not as many captions as rows.
+    ValueError: there are not as many captions as pictures.
   """
-  if len(captions) != len(rows):
+  if [len(row) for row in rows] != [len(row) for row in captions]:
     raise ValueError(
-      f"captions: got {len(captions)} for {len(rows)} rows; give one a row"
+      f"captions: got {sum(map(len, captions))} for {sum(map(len, rows))}"
+      " pictures; give each one"
     )
   height, width = rows[0][0].shape[:2]
   columns = max(len(row) for row in rows)
@@ -42,59 +50,97 @@ def make_panel(
     (columns * (width + _GAP) - _GAP, len(rows) * row_height - _GAP),
     "white",
   )
-  draw = ImageDraw.Draw(canvas)
-  for i, (row, caption) in enumerate(zip(rows, captions, strict=True)):
-    top = i * row_height
-    draw.text((2, top + 1), caption, fill="black")
+  for i, row in enumerate(rows):
     for j, picture in enumerate(row):
-      canvas.paste(
-        Image.fromarray(picture), (j * (width + _GAP), top + _CAPTION_HEIGHT)
-      )
+      left, top = j * (width + _GAP), i * row_height
+      title = Image.new("RGB", (width, _CAPTION_HEIGHT), "white")
+      ImageDraw.Draw(title).text((2, 1), captions[i][j], fill="black")
+      canvas.paste(title, (left, top))
+      canvas.paste(Image.fromarray(picture), (left, top + _CAPTION_HEIGHT))
   return np.asarray(canvas)
 
 
 class Sampler:
-  """Reconstructs the same pictures again and again, to be looked at."""
+  """Shows the same pictures again and again, to be looked at."""
 
-  def __init__(self, codec, samples, mesh, directory, writer):
+  def __init__(
+    self,
+    view: views.View,
+    samples: dict[str, np.ndarray],
+    mesh: jax.sharding.Mesh,
+    directory: pathlib.Path,
+    writer: metrics_writer.MetricWriter,
+  ):
+    """Nothing is compiled before the first panel.
+
+    Args:
+      view: what to show.
+      samples: the batch for it, the same on every process.
+      mesh: the devices.
+      directory: where panels go.
+      writer: where they go as well, with the means of their numbers.
+    """
     self._directory = directory
     self._writer = writer
     self._samples = samples
     self._mesh = mesh
     everywhere = sharding.replicated(mesh)
     # Every device does all of them: they are few, and any number fits.
-    self._reconstruct = jax.jit(
-      steps.make_reconstruct(codec),
+    self._view = jax.jit(
+      view,
       in_shardings=(everywhere, everywhere),
       out_shardings=everywhere,
     )
 
-  def __call__(self, step: int, params: Any) -> str:
+  def __call__(self, step: int, variables: Any) -> str:
     """Writes a panel and its scalars; returns a line for the user."""
-    batch = jax.make_array_from_process_local_data(
-      sharding.replicated(self._mesh), self._samples
-    )
-    x_hat, bpp = jax.device_get(self._reconstruct(params, batch))
-    psnr = [
-      quality.psnr(a, b) for a, b in zip(self._samples, x_hat, strict=True)
-    ]
+    batch = sharding.on_every_device(self._samples, self._mesh)
+    # One by one: a dictionary that went through jit comes back sorted.
+    pictures, numbers = jax.device_get(self._view(variables, batch))
+    titles = sorted(pictures, key=self._rank)
+    count = len(batch["image"])
     panel = make_panel(
-      [[a, b] for a, b in zip(self._samples, x_hat, strict=True)],
-      [
-        f"step {step}: original | {b:.3f} bpp {p:.2f} dB"
-        for b, p in zip(bpp, psnr, strict=True)
-      ],
+      [[pictures[title][i] for title in titles] for i in range(count)],
+      [[_caption(title, numbers, i) for title in titles] for i in range(count)],
     )
     path = self._directory / f"step_{step:08d}.png"
     if jax.process_index() == 0:
       self._directory.mkdir(exist_ok=True)
       images.write(path, panel)
     self._writer.write_images(step, {"samples": panel[None]})
-    means = {"bpp": float(np.mean(bpp)), "psnr": float(np.mean(psnr))}
+    means = {name: float(np.mean(values)) for name, values in numbers.items()}
     self._writer.write_scalars(
-      step, {f"sample_{name}": value for name, value in means.items()}
+      step, {_scalar_name(name): value for name, value in means.items()}
     )
-    return (
-      f"samples: {means['bpp']:.3f} bpp (estimated)  {means['psnr']:.2f} dB"
-      f"  {path}"
-    )
+    shown = "  ".join(_text(name, value) for name, value in means.items())
+    return f"samples: {shown}  {path}"
+
+  @staticmethod
+  def _rank(title: str) -> tuple[int, str]:
+    known = ("input", "output", "labels")
+    place = known.index(title) if title in known else len(known)
+    return place, title
+
+
+def _caption(title: str, numbers: dict[str, np.ndarray], i: int) -> str:
+  values = [
+    _FORMATS[name.rpartition("/")[2]].format(float(array[i]))
+    for name, array in numbers.items()
+    if name.rpartition("/")[0] == title
+  ]
+  return " ".join([title, *values])
+
+
+def _text(name: str, value: float) -> str:
+  title, _, unit = name.rpartition("/")
+  text = _FORMATS[unit].format(value)
+  return text if title in ("output", "segmentation") else f"{title} {text}"
+
+
+def _scalar_name(name: str) -> str:
+  """ "output/psnr" > "sample_psnr", "alpha 0.00/psnr" > "sample_psnr_alpha_0.00"."""
+  title, _, unit = name.rpartition("/")
+  if title in ("output", "segmentation"):
+    return f"sample_{unit}"
+  plain = title.replace(" ", "_").replace("(", "_").replace(")", "")
+  return f"sample_{unit}_{plain}"

@@ -7,6 +7,16 @@ import time
 
 import jax
 
+_SHOWN = (
+  ("loss", ".4f"),
+  ("bpp", ".4f"),
+  ("psnr", ".2f"),
+  ("lpips", ".4f"),
+  ("adversarial", ".3f"),
+  ("d_loss", ".3f"),
+  ("accuracy", ".3f"),
+)
+
 
 def print_line(text: str) -> None:
   """Prints one line at once, also into a pipe; on the first process only."""
@@ -32,7 +42,7 @@ class Clock:
     width = len(str(self._num_steps))
     shown = "  ".join(
       f"{name} {metrics[name]:{form}}"
-      for name, form in (("loss", ".4f"), ("bpp", ".4f"), ("psnr", ".2f"))
+      for name, form in _SHOWN
       if name in metrics
     )
     return (

@@ -53,13 +53,24 @@ def split_batch(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(DATA))
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-  """ValueError unless a global batch divides evenly over the devices."""
+def check_batch_size(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
+  """ValueError unless a global batch divides evenly.
+
+  Args:
+    batch_size: pictures of a step.
+    mesh: its devices share them.
+    parts: each device cuts its share into so many.
+  """
   count = mesh.shape[DATA]
-  if batch_size < 1 or batch_size % count:
+  if batch_size < 1 or batch_size % (count * parts):
+    reason = f"the {count} devices that share it"
+    if parts > 1:
+      reason += (
+        f" times {parts} (the stage's portions of a batch times"
+        " train.accumulate)"
+      )
     raise ValueError(
-      f"data.batch_size={batch_size}: must be a positive multiple of the"
-      f" {count} devices that share it"
+      f"data.batch_size={batch_size}: must be a positive multiple of {reason}"
     )
 
 
@@ -80,6 +91,13 @@ def global_batch(
     name: jax.make_array_from_process_local_data(sharding, array)
     for name, array in batch.items()
   }
+
+
+def on_every_device(tree: Any, mesh: Mesh) -> Any:
+  """Puts host arrays, the same on every process, on all devices."""
+  return jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(replicated(mesh), x), tree
+  )
 
 
 def abstract_like(tree: Any, sharding: NamedSharding) -> Any:

@@ -1,4 +1,4 @@
-"""Losses and updates as pure functions: (state, batch, key) > (state, metrics).
+"""The training step as a pure function: (state, batch, key) > (state, metrics).
 
 Nothing here knows of devices, files or time; the loop jits what this builds.
 """
@@ -10,112 +10,135 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from egic_jax.losses import rate_distortion
-from egic_jax.models import codec as codec_lib
-from egic_jax.training import stages
+from egic_jax.training import objectives, stages
 from egic_jax.training import state as state_lib
 
-Batch = dict[str, jax.Array]
-Metrics = dict[str, jax.Array]
-Loss = Callable[[dict[str, Any], Batch, jax.Array], tuple[jax.Array, Metrics]]
 Step = Callable[
-  [state_lib.TrainState, Batch, jax.Array], tuple[state_lib.TrainState, Metrics]
+  [
+    state_lib.TrainState,
+    objectives.Batch,
+    jax.Array,
+    dict[str, Any],
+  ],
+  tuple[state_lib.TrainState, objectives.Metrics],
 ]
-
-
-def to_float(image: jax.Array) -> jax.Array:
-  """uint8 pixels to float32 in [0, 1], any shape."""
-  return image.astype(jnp.float32) / 255.0
-
-
-def rate_distortion_loss(
-  codec: codec_lib.Codec, *, distortion_weight: float, rate_weight: float
-) -> Loss:
-  """Stage 1's objective on a batch {"image": (B, H, W, 3) uint8}."""
-
-  def loss(params, batch, key):
-    image = to_float(batch["image"])
-    output = codec.apply({"params": params["codec"]}, image, key)
-    return rate_distortion.rate_distortion(
-      image,
-      output,
-      distortion_weight=distortion_weight,
-      rate_weight=rate_weight,
-    )
-
-  return loss
 
 
 def make_train_step(
   stage: stages.Stage,
   *,
-  losses: dict[str, Loss],
+  losses: dict[str, objectives.Loss],
   optimizers: dict[str, optax.GradientTransformation],
+  accumulate: int = 1,
+  ema_decay: float = 0.0,
 ) -> Step:
   """Builds the training step of a stage.
 
   Args:
     stage: what to update.
-    losses: loss name > function (params, batch, key) > (scalar, metrics), for
-      each name in the stage's updates.
+    losses: loss name > function (variables, batch, key) > (scalar, (metrics,
+      spectral)), for each name in the stage's updates.
     optimizers: optimiser name > transformation, likewise.
+    accumulate: parts of a batch whose gradients are computed one after the
+      other and averaged, to save memory.
+    ema_decay: of the moving average of the generator; 0 for none.
 
   Returns:
-    A pure function (state, batch, key) > (state, metrics). *key* is the run's
-    key: each step folds its number in, so a resumed run draws the same noise.
-    metrics are scalars; "grad_norm" is the global norm before clipping, under
-    the optimiser's name when there are several.
+    A pure function (state, batch, key, constants) > (state, metrics). *key* is
+    the run's key: each step folds its number in, so a resumed run draws the
+    same noise. *constants* are variables that no one trains: {} or {"lpips":
+    weights}. metrics are scalars; "grad_norm" is the global norm before
+    clipping, under the optimiser's name when there are several.
   """
 
-  def train_step(state, batch, key):
+  def train_step(state, batch, key, constants):
     key = jax.random.fold_in(key, state.step)
     params, opt_state, metrics = state.params, dict(state.opt_state), {}
+    spectral = state.spectral
     for i, update in enumerate(stage.updates):
       trained, frozen = stages.split_params(params, update.groups)
-
-      grads_of = jax.grad(
-        _objective(losses[update.loss], frozen, batch), has_aux=True
+      grads, (scalars, spectral) = _gradients(
+        _objective(losses[update.loss], frozen, constants),
+        trained,
+        spectral,
+        _part(batch, update.portion, stage.portions),
+        jax.random.fold_in(key, i),
+        accumulate,
       )
-      grads, scalars = grads_of(trained, jax.random.fold_in(key, i))
       updates, opt_state[update.optimizer] = optimizers[
         update.optimizer
       ].update(grads, opt_state[update.optimizer], trained)
       params = stages.join_params(optax.apply_updates(trained, updates), frozen)
       name = f"{update.optimizer}_" if len(stage.updates) > 1 else ""
       metrics |= scalars | {f"{name}grad_norm": optax.tree.norm(grads)}
+    ema = state.ema
+    if ema_decay:
+      averaged, _ = stages.split_params(params, stage.averaged_groups)
+      ema = jax.tree.map(
+        lambda mean, new: mean + (1.0 - ema_decay) * (new - mean), ema, averaged
+      )
     return (
-      state.replace(step=state.step + 1, params=params, opt_state=opt_state),
+      state.replace(
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        ema=ema,
+        spectral=spectral,
+      ),
       metrics,
     )
 
   return train_step
 
 
-def _objective(loss: Loss, frozen: dict[str, Any], batch: Batch):
-  def objective(trained, key):
-    return loss(stages.join_params(trained, frozen), batch, key)
+def _objective(loss, frozen, constants):
+  def objective(trained, spectral, batch, key):
+    variables = stages.join_params(trained, frozen)
+    return loss(variables | constants | {"spectral": spectral}, batch, key)
 
   return objective
 
 
-def make_reconstruct(
-  codec: codec_lib.Codec,
-) -> Callable[[dict[str, Any], jax.Array], tuple[jax.Array, jax.Array]]:
-  """Builds the evaluation pass of the codec.
+def _gradients(objective, trained, spectral, batch, key, accumulate):
+  """(gradients, (scalars, spectral)), means over *accumulate* parts."""
+  grads_of = jax.grad(objective, has_aux=True)
+  if accumulate == 1:
+    return grads_of(trained, spectral, batch, key)
 
-  Args:
-    codec: the module.
+  def add_part(carry, part):
+    total, spectral = carry
+    batch, number = part
+    grads, (scalars, spectral) = grads_of(
+      trained, spectral, batch, jax.random.fold_in(key, number)
+    )
+    return (jax.tree.map(jnp.add, total, grads), spectral), scalars
 
-  Returns:
-    A pure function (params, image (B, H, W, 3) uint8) > (reconstruction of the
-    same shape, uint8; bpp (B,) estimated with rounded latents).
+  parts = {
+    name: jnp.moveaxis(_deal(array, accumulate), 1, 0)
+    for name, array in batch.items()
+  }
+  (total, spectral), scalars = jax.lax.scan(
+    add_part,
+    (jax.tree.map(jnp.zeros_like, trained), spectral),
+    (parts, jnp.arange(accumulate)),
+  )
+  return (
+    jax.tree.map(lambda x: x / accumulate, total),
+    (jax.tree.map(lambda x: jnp.mean(x, axis=0), scalars), spectral),
+  )
+
+
+def _part(batch, index, count):
+  """One of *count* disjoint parts of a batch."""
+  if count == 1:
+    return batch
+  return {name: _deal(x, count)[:, index] for name, x in batch.items()}
+
+
+def _deal(array: jax.Array, count: int) -> jax.Array:
+  """(B, ...) > (B / count, count, ...).
+
+  Dealt like cards: halves of the first axis would be on different devices, but
+  every device has some of each part.
   """
-
-  def reconstruct(params, image):
-    output = codec.apply({"params": params["codec"]}, to_float(image))
-    pixels = image.shape[1] * image.shape[2]
-    bpp = (output.y_bits.sum(-1) + output.z_bits) / pixels
-    x_hat = jnp.round(jnp.clip(output.x_hat, 0.0, 1.0) * 255.0)
-    return x_hat.astype(jnp.uint8), bpp
-
-  return reconstruct
+  return array.reshape(array.shape[0] // count, count, *array.shape[1:])

@@ -32,5 +32,5 @@ def params(codec_config):
 
 
 @pytest.fixture
-def run_arguments(codec):
-  return micro_training.run_arguments(codec)
+def run_arguments():
+  return micro_training.run_arguments()

@@ -5,11 +5,13 @@ import signal
 
 import micro_training
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from flax import traverse_util
 
 from egic_jax import images
 from egic_jax.models import presets
-from egic_jax.training import checkpoints, errors, loop
+from egic_jax.training import checkpoints, errors, initial, loop
 from egic_jax.training import stages as stages_lib
 from egic_jax.training import workdir as workdir_lib
 
@@ -29,7 +31,7 @@ def programs():
 
 
 @pytest.fixture
-def train(tmp_path, codec, monkeypatch, programs):
+def train(tmp_path, monkeypatch, programs):
   """Runs the loop in a named work directory; returns (outcome, lines).
 
   A step that was compiled in this module is not compiled again; a test in
@@ -37,8 +39,11 @@ def train(tmp_path, codec, monkeypatch, programs):
   """
   compile_step = loop._compile
 
-  def train_(name, **changes):
-    key = (changes.get("distortion_weight"), changes.get("stage"))
+  def train_(name, *, stage="stage1_mse", networks=None, weights=(), **changes):
+    arguments = micro_training.run_arguments(stage, networks, **dict(weights))
+    lines = []
+    arguments |= {"report": lines.append} | changes
+    key = (arguments["stage"], networks, weights)
 
     def compile_once(*arguments):
       if key not in programs:
@@ -48,9 +53,6 @@ def train(tmp_path, codec, monkeypatch, programs):
     monkeypatch.setattr(loop, "_compile", compile_once)
     workdir = tmp_path / name
     workdir_lib.claim(workdir, _CONFIG, report=print)
-    lines = []
-    arguments = micro_training.run_arguments(codec)
-    arguments |= {"report": lines.append} | changes
     return loop.run(workdir, **arguments), lines
 
   train_.workdir = tmp_path
@@ -93,7 +95,7 @@ def test_not_finite_aborts_and_keeps_the_last_good_checkpoint(train):
     train(
       "run",
       num_steps=6,
-      distortion_weight=float("inf"),
+      weights=(("distortion", float("inf")),),
       log_every=5,
       checkpoint_every=1,
     )
@@ -136,7 +138,9 @@ def test_sigterm_saves_and_the_next_run_ends_the_same(train):
 
 def test_samples_and_scalars_are_written(train):
   samples = micro_training.uint8_batch(3)
-  outcome, lines = train("run", num_steps=2, samples=samples, log_every=1)
+  outcome, lines = train(
+    "run", num_steps=2, samples={"image": samples}, log_every=1
+  )
   run = train.workdir / "run"
   panel = images.read(run / "samples" / "step_00000002.png")
   assert panel.shape[1] == 2 * 64 + 2
@@ -150,8 +154,8 @@ def test_samples_and_scalars_are_written(train):
   assert any("compil" in line for line in lines)
 
 
-def test_starting_from_given_parameters(train, params, run_arguments):
-  frozen = stages_lib.Stage(
+def test_starting_from_given_parameters(train, params):
+  only_synthesis = stages_lib.Stage(
     name="synthesis_only",
     params=("codec",),
     updates=(
@@ -162,11 +166,68 @@ def test_starting_from_given_parameters(train, params, run_arguments):
       ),
     ),
   )
-  train("run", num_steps=1, stage=frozen, initial_params=params)
+  start = initial.Start(params)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(stages_lib._STAGES, "synthesis_only", only_synthesis)
+    train("run", num_steps=1, stage="synthesis_only", start=start)
   found, _ = _params(train.workdir / "run")
   for name, tree in params["codec"].items():
     same = micro_training.trees_equal(tree, found["codec"][name])
     assert same == (name != "synthesis"), name
+
+
+def _manifest(workdir, step):
+  """Digests of every array, and of the data iterator's position."""
+  directory = workdir / "checkpoints" / str(step) / "manifest"
+  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+    return reader.restore(directory)
+
+
+def test_the_adversarial_stage_resumes_bit_for_bit(train):
+  networks = micro_training.micro_networks(normalization="spectral")
+  changes = {"stage": "stage2_gan", "networks": networks, "ema_decay": 0.9}
+  train("at_once", num_steps=4, **changes)
+  train("in_parts", num_steps=2, **changes)
+  _, lines = train("in_parts", num_steps=4, **changes)
+  assert any("continuing after step 2" in line for line in lines)
+  expected = _manifest(train.workdir / "at_once", 4)
+  assert _manifest(train.workdir / "in_parts", 4) == expected
+  for part in (
+    "params/discriminator/",
+    "opt_state/discriminator/",
+    "opt_state/generator/",
+    "ema/codec/synthesis/",
+    "spectral/discriminator/",
+  ):
+    changed = [
+      name
+      for name, digest in expected["sha256"].items()
+      if name.startswith(part)
+      and digest != _manifest(train.workdir / "in_parts", 2)["sha256"][name]
+    ]
+    assert changed, part
+  before = _manifest(train.workdir / "at_once", 2)
+  assert expected["iterator"] != before["iterator"]
+
+  # What is loaded is the average, and of the codec alone.
+  found, _ = _params(train.workdir / "at_once")
+  assert found.keys() == {"codec"}
+  last = found["codec"]["synthesis"]["stage_3"]
+  flat = traverse_util.flatten_dict(last, sep="/")
+  for name, array in flat.items():
+    here = f"codec/synthesis/stage_3/{name}"
+    assert checkpoints._digest(array) == expected["sha256"][f"ema/{here}"]
+    assert checkpoints._digest(array) != expected["sha256"][f"params/{here}"]
+
+  scalars = micro_training.read_scalars(
+    train.workdir / "at_once" / "tensorboard"
+  )
+  for name in (
+    *("loss", "mse_255", "bpp", "y_bpp", "z_bpp", "adversarial", "d_loss"),
+    *("d_real", "d_fake", "d_labelmix", "d_accuracy", "d_fakes_found"),
+    *("generator_grad_norm", "discriminator_grad_norm"),
+  ):
+    assert (name, 4) in scalars, name
 
 
 @pytest.mark.parametrize("name", ["log_every", "checkpoint_every", "num_steps"])

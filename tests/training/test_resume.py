@@ -14,15 +14,6 @@ from egic_jax.training import checkpoints
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
-# The real command with one model size more, small enough for a test.
-_PROGRAM = """
-import sys
-import micro_training
-from egic_jax.models import presets
-presets._PRESETS["micro"] = micro_training.micro_config()
-from egic_jax.cli import train
-sys.exit(train.run(sys.argv[1:]))
-"""
 _STEPS = 40
 
 
@@ -35,8 +26,7 @@ def _start(workdir, data_dir, *more):
   return subprocess.Popen(
     [
       sys.executable,
-      "-c",
-      _PROGRAM,
+      str(_ROOT / "tests" / "micro_program.py"),
       "--config",
       str(_ROOT / "configs" / "tiny.py"),
       "--workdir",

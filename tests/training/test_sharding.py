@@ -16,9 +16,11 @@ _PROGRAM = """
 import pathlib, sys
 import jax, numpy as np
 import micro_training
-from egic_jax.models import codec, presets
+from egic_jax import runtime
+from egic_jax.models import presets
 from egic_jax.training import checkpoints, loop, sharding
 
+runtime.configure()
 root = pathlib.Path(sys.argv[1])
 config = micro_training.micro_config()
 programs = {}
@@ -33,7 +35,7 @@ def compile_once(*arguments):
 loop._compile = compile_once
 
 def train(name, devices, num_steps):
-  arguments = micro_training.run_arguments(codec.Codec(config))
+  arguments = micro_training.run_arguments()
   arguments |= {
     "mesh": sharding.make_mesh(devices), "log_every": 1, "num_steps": num_steps,
     "checkpoint_every": 100,
@@ -92,3 +94,6 @@ def test_a_batch_divides_over_the_devices():
   sharding.check_batch_size(3, mesh)
   with pytest.raises(ValueError, match="data.batch_size=0"):
     sharding.check_batch_size(0, mesh)
+  sharding.check_batch_size(4, mesh, parts=2)
+  with pytest.raises(ValueError, match="data.batch_size=3.*times 2"):
+    sharding.check_batch_size(3, mesh, parts=2)

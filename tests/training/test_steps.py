@@ -1,15 +1,20 @@
 """The training step as a pure function."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from micro_training import trees_equal, uint8_batch
+from micro_training import micro_networks, trees_equal, uint8_batch
 
-from egic_jax.training import optimizer, stages, steps
+from egic_jax.losses import perceptual
+from egic_jax.training import objectives, optimizer, stages, steps
 from egic_jax.training import state as state_lib
 
-_FROZEN_BUT_SYNTHESIS = stages.Stage(
+_ONLY_SYNTHESIS = stages.Stage(
   name="synthesis_only",
   params=("codec",),
   updates=(
@@ -22,31 +27,32 @@ _FROZEN_BUT_SYNTHESIS = stages.Stage(
 )
 
 
-def _make(codec, stage, learning_rate):
-  optimizers = {
-    "generator": optimizer.make_optimizer(
-      kind="adam",
-      schedule=lambda count: learning_rate,
-      b1=0.9,
-      b2=0.999,
-      clip_norm=1.0,
-    )
-  }
-  step = steps.make_train_step(
-    stage,
-    losses={
-      "rate_distortion": steps.rate_distortion_loss(
-        codec, distortion_weight=0.00234375, rate_weight=1.0
-      )
-    },
-    optimizers=optimizers,
+def _optimizer(learning_rate):
+  return optimizer.make_optimizer(
+    kind="adam",
+    schedule=lambda count: learning_rate,
+    b1=0.9,
+    b2=0.999,
+    clip_norm=1.0,
   )
-  return jax.jit(step), optimizers
+
+
+def _make(stage, learning_rate):
+  networks = micro_networks()
+  optimizers = {"generator": _optimizer(learning_rate)}
+  step = jax.jit(
+    steps.make_train_step(
+      stage,
+      losses=objectives.make_losses(networks, objectives.LossWeights()),
+      optimizers=optimizers,
+    )
+  )
+  return lambda *arguments: step(*arguments, {}), optimizers
 
 
 @pytest.fixture(scope="module")
-def stage1(codec):
-  return _make(codec, stages.get_stage("stage1_mse"), 3e-3)
+def stage1():
+  return _make(stages.get_stage("stage1_mse"), 3e-3)
 
 
 @pytest.fixture
@@ -109,15 +115,13 @@ def test_noise_follows_key_and_step_only(stage1, state, batch):
   assert bpp(3, 0) != bpp(3, 1)
 
 
-def test_not_a_bit_of_frozen_parameters_changes(codec, params, batch):
-  step, optimizers = _make(codec, _FROZEN_BUT_SYNTHESIS, 1e-2)
+def test_not_a_bit_of_frozen_parameters_changes(params, batch):
+  step, optimizers = _make(_ONLY_SYNTHESIS, 1e-2)
   # Adding a zero update would turn -0.0 into 0.0.
   params = jax.tree.map(lambda x: np.where(x == 0, -np.abs(x), x), params)
   before = jax.tree.map(np.array, params)
   state = jax.jit(
-    lambda p: state_lib.create(
-      p, stage=_FROZEN_BUT_SYNTHESIS, optimizers=optimizers
-    )
+    lambda p: state_lib.create(p, stage=_ONLY_SYNTHESIS, optimizers=optimizers)
   )(params)
   for _ in range(2):
     state, _ = step(state, batch, jax.random.key(0))
@@ -130,10 +134,144 @@ def test_not_a_bit_of_frozen_parameters_changes(codec, params, batch):
   )
 
 
-def test_reconstruction_is_an_image_with_its_rate(codec, params):
-  image = uint8_batch(2)
-  x_hat, bpp = jax.jit(steps.make_reconstruct(codec))(params, image)
-  assert x_hat.shape == image.shape
-  assert x_hat.dtype == jnp.uint8
-  assert bpp.shape == (2,)
-  assert np.all(np.asarray(bpp) > 0)
+# A training step of two players whose losses can be worked out by hand.
+_PLAYERS = stages.Stage(
+  name="players",
+  params=("codec", "discriminator"),
+  updates=(
+    stages.Update("discriminator", ("discriminator",), "d", portion=0),
+    stages.Update(
+      "generator", ("codec/synthesis",), "g", portion=1, averaged=True
+    ),
+  ),
+)
+
+
+def _d_loss(variables, batch, key):
+  w = variables["discriminator"]["w"]
+  loss = jnp.mean(jnp.square(batch["image"] - w)) * variables["constant"]
+  spectral = {"u": variables["spectral"]["u"] + 1}
+  return loss, ({"d_seen": jnp.sum(batch["image"])}, spectral)
+
+
+def _g_loss(variables, batch, key):
+  w = variables["codec"]["synthesis"]["w"]
+  loss = jnp.mean(jnp.square(batch["image"] - w))
+  scalars = {"g_seen": jnp.sum(batch["image"])}
+  scalars["d_then"] = variables["discriminator"]["w"]
+  return loss, (scalars, variables["spectral"])
+
+
+def _play(count, *, accumulate=1, ema_decay=0.0):
+  optimizers = {
+    name: optax.sgd(0.25) for name in ("discriminator", "generator")
+  }
+  params = {
+    "codec": {
+      "synthesis": {"w": jnp.zeros(())},
+      "analysis": {"w": -jnp.zeros(())},
+    },
+    "discriminator": {"w": jnp.ones(())},
+  }
+  state = state_lib.create(
+    params,
+    {"u": jnp.zeros(())},
+    stage=_PLAYERS,
+    optimizers=optimizers,
+    ema_decay=ema_decay,
+  )
+  step = jax.jit(
+    steps.make_train_step(
+      _PLAYERS,
+      losses={"d": _d_loss, "g": _g_loss},
+      optimizers=optimizers,
+      accumulate=accumulate,
+      ema_decay=ema_decay,
+    )
+  )
+  states = []
+  for i in range(count):
+    batch = {"image": jnp.arange(8.0) + i}
+    state, metrics = step(state, batch, jax.random.key(0), {"constant": 2.0})
+    states.append((state, metrics))
+  return states
+
+
+def test_players_see_halves_and_take_turns():
+  ((state, metrics),) = _play(1)
+  # 0 2 4 6 and 1 3 5 7.
+  assert float(metrics["d_seen"]) == 12
+  assert float(metrics["g_seen"]) == 16
+  # w - 0.25 * 2 * 2 (w - mean): the second player meets the updated first.
+  assert float(state.params["discriminator"]["w"]) == pytest.approx(3.0)
+  assert float(metrics["d_then"]) == pytest.approx(3.0)
+  assert float(state.params["codec"]["synthesis"]["w"]) == pytest.approx(2.0)
+  # Moved on by the first player's pass only.
+  assert float(state.spectral["u"]) == 1
+  assert metrics.keys() >= {"generator_grad_norm", "discriminator_grad_norm"}
+
+
+def test_accumulation_gives_the_whole_batchs_gradient():
+  whole, parts = _play(3), _play(3, accumulate=2)
+  for (a, b), (c, d) in zip(whole, parts, strict=True):
+    for x, y in zip(
+      jax.tree.leaves(a.params), jax.tree.leaves(c.params), strict=True
+    ):
+      np.testing.assert_allclose(x, y, rtol=1e-6)
+    # Scalars are means of the parts', here of sums over halves.
+    np.testing.assert_allclose(b["d_seen"], 2 * d["d_seen"], rtol=1e-6)
+  assert float(parts[0][0].spectral["u"]) == 2
+
+
+def test_the_average_follows_what_the_generator_trains():
+  states = _play(4, ema_decay=0.75)
+  mean = 0.0
+  for state, _ in states:
+    mean = 0.75 * mean + 0.25 * float(state.params["codec"]["synthesis"]["w"])
+    assert state.ema.keys() == {"codec"}
+    assert state.ema["codec"].keys() == {"synthesis"}
+    assert float(state.ema["codec"]["synthesis"]["w"]) == pytest.approx(mean)
+  variables = states[-1][0].variables
+  assert float(variables["codec"]["synthesis"]["w"]) == pytest.approx(mean)
+  assert float(variables["discriminator"]["w"]) == float(
+    states[-1][0].params["discriminator"]["w"]
+  )
+  assert not _play(1)[0][0].ema
+
+
+@pytest.mark.parametrize("name", stages.stage_names())
+def test_every_stage_computes_in_bfloat16_and_keeps_float32(name):
+  networks = dataclasses.replace(micro_networks(), dtype=jnp.bfloat16)
+  stage = stages.get_stage(name)
+  weights = objectives.LossWeights(lpips=0.0 if stage.lpips == "none" else 1.0)
+  optimizers = {u.optimizer: _optimizer(1e-3) for u in stage.updates}
+  create = functools.partial(
+    state_lib.create,
+    stage=stage,
+    optimizers=optimizers,
+    ema_decay=0.9 if stage.averaged_groups else 0.0,
+  )
+  step = steps.make_train_step(
+    stage,
+    losses=objectives.make_losses(networks, weights),
+    optimizers=optimizers,
+    ema_decay=0.9 if stage.averaged_groups else 0.0,
+  )
+  before = jax.eval_shape(create, networks.param_shapes(stage.params))
+  image = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.uint8)
+  pixels = jax.ShapeDtypeStruct((2, 64, 64), jnp.uint8)
+  batch = {"image": image, "label": pixels, "weight": pixels}
+  lpips = {"lpips": perceptual.param_shapes("alex")} if weights.lpips else {}
+  after, metrics = jax.eval_shape(
+    step,
+    before,
+    {entry: batch[entry] for entry in stage.inputs},
+    jax.random.key(0),
+    lpips,
+  )
+  same = jax.tree.map(
+    lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), before, after
+  )
+  assert all(jax.tree.leaves(same))
+  assert ("lpips" in metrics) == (stage.lpips != "none")
+  assert all(metric.dtype == jnp.float32 for metric in metrics.values())
