@@ -68,7 +68,51 @@ def training_step(config, dtype):
   return step
 
 
+def time_coding(args, config, params) -> dict[str, tuple[float, float]]:
+  """Whole files, and the transforms alone."""
+  rng = np.random.default_rng(0)
+  coarse = rng.integers(0, 256, (args.height // 16, args.width // 16, 3))
+  image = np.kron(coarse, np.ones((16, 16, 1))).astype(np.uint8)
+  coder = image_codec.ImageCodec.from_model(
+    model_file.build_model(config, {"codec": params})
+  )
+  data = coder.encode(image)
+  parts = programs.programs(config)
+  params = jax.tree.map(jnp.asarray, params)
+  y_hat = jnp.zeros(
+    (1, args.height // 16, args.width // 16, config.latent_channels)
+  )
+  return {
+    name: timed(*call, repeats=args.repeats)
+    for name, call in {
+      "encode": (coder.encode, image),
+      "decode": (coder.decode, data),
+      "  analysis + hyper-analysis": (parts.analysis, params, image[None]),
+      "  synthesis": (parts.synthesis, params, y_hat),
+    }.items()
+  }
+
+
+def time_training(args, config, params) -> dict[str, tuple[float, float]]:
+  """One step after the other, each on the last one's parameters."""
+  step = training_step(config, jnp.dtype(args.dtype))
+  params = jax.tree.map(jnp.asarray, params)
+  rng = np.random.default_rng(0)
+  batch = jnp.asarray(
+    rng.random((args.batch, args.crop, args.crop, 3)), jnp.float32
+  )
+  times = []
+  for i in range(args.repeats + 1):
+    start = time.perf_counter()
+    params = step(params, batch, jax.random.key(i))
+    jax.block_until_ready(params)
+    times.append(time.perf_counter() - start)
+  name = f"training step, {args.batch} x {args.crop} x {args.crop}"
+  return {name: (times[0], statistics.median(times[1:]))}
+
+
 def main() -> None:
+  """Prints a table, and the medians as JSON on stderr."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--preset", default="full")
   parser.add_argument("--height", type=int, default=512)
@@ -77,48 +121,17 @@ def main() -> None:
   parser.add_argument("--crop", type=int, default=256)
   parser.add_argument("--repeats", type=int, default=3)
   parser.add_argument("--dtype", default="float32")
-  parser.add_argument("--no-training", action="store_true")
+  parser.add_argument("--parts", default="coding,training")
   args = parser.parse_args()
 
   config = presets.get_preset(args.preset)
-  rng = np.random.default_rng(0)
-  coarse = rng.integers(0, 256, (args.height // 16, args.width // 16, 3))
-  image = np.kron(coarse, np.ones((16, 16, 1))).astype(np.uint8)
   params = codec.init_codec_params(config, 0)
-  coder = image_codec.ImageCodec.from_model(
-    model_file.build_model(config, {"codec": params})
-  )
-  rows = {}
   before = matmul_rate()
-
-  rows["encode"] = timed(coder.encode, image, repeats=args.repeats)
-  data = coder.encode(image)
-  rows["decode"] = timed(coder.decode, data, repeats=args.repeats)
-  parts = programs.programs(config)
-  device_params = jax.tree.map(jnp.asarray, params)
-  padded = image[None]
-  rows["  analysis + hyper-analysis"] = timed(
-    parts.analysis, device_params, padded, repeats=args.repeats
-  )
-  y_hat = jnp.zeros(
-    (1, args.height // 16, args.width // 16, config.latent_channels)
-  )
-  rows["  synthesis"] = timed(
-    parts.synthesis, device_params, y_hat, repeats=args.repeats
-  )
-  if not args.no_training:
-    step = training_step(config, jnp.dtype(args.dtype))
-    batch = jnp.asarray(
-      rng.random((args.batch, args.crop, args.crop, 3)), jnp.float32
-    )
-    times = []
-    for i in range(args.repeats + 1):
-      start = time.perf_counter()
-      device_params = step(device_params, batch, jax.random.key(i))
-      jax.block_until_ready(device_params)
-      times.append(time.perf_counter() - start)
-    name = f"training step, {args.batch} x {args.crop} x {args.crop}"
-    rows[name] = times[0], statistics.median(times[1:])
+  rows = {}
+  if "coding" in args.parts:
+    rows |= time_coding(args, config, params)
+  if "training" in args.parts:
+    rows |= time_training(args, config, params)
   after = matmul_rate()
 
   commit = subprocess.run(

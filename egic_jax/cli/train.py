@@ -58,7 +58,7 @@ def run(argv: Sequence[str]) -> int:
 
   Returns:
     The exit code: 0 when done or interrupted and saved, 1 after an error that
-    was told in one line (with EGIC_DEBUG set, by a traceback).
+    was told in one line (with EGIC_TRACEBACK set, by a traceback).
   """
   parser = make_parser()
   arguments, unknown = parser.parse_known_intermixed_args(argv)
@@ -67,7 +67,7 @@ def run(argv: Sequence[str]) -> int:
     if not text.startswith("--config."):
       parser.error(f"unrecognized argument: {text}")
 
-  if not os.environ.get("EGIC_DEBUG"):
+  if not os.environ.get("EGIC_TRACEBACK"):
     # When storage fails, Orbax logs the tracebacks of its threads besides
     # raising their error, and TensorStore's threads print some more by way of
     # the hook. An error of this thread is caught below or after the return.
@@ -105,7 +105,7 @@ def _main_thread_only(*exception) -> None:
 
 
 def _fail(error: Exception) -> int:
-  if os.environ.get("EGIC_DEBUG"):
+  if os.environ.get("EGIC_TRACEBACK"):
     raise error
   text = " ".join(str(error).split()) or type(error).__name__
   print(f"egic train: error: {text}", file=sys.stderr)

@@ -147,9 +147,11 @@ def make_train_iterator(
   )
   elements = grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
   # Slicing comes after random_map: the random numbers follow the index at that
-  # stage, and slicing first would give every process the same ones.
-  elements = elements.random_map(crop)[shard_index::shard_count]
-  batches = elements.batch(batch_size, drop_remainder=True)
+  # stage, and slicing first would give every process the same ones. Each process
+  # takes consecutive elements, which is how the processes' rows join into the
+  # global array: the batch is the same, row by row, for any number of them.
+  batches = elements.random_map(crop).batch(batch_size, drop_remainder=True)
+  batches = batches[shard_index::shard_count]
   # The buffer counts batches; grain's default of 500 would fill the memory.
   return iter(
     batches.to_iter_dataset(

@@ -18,7 +18,7 @@ _TINY = str(pathlib.Path(__file__).resolve().parents[2] / "configs" / "tiny.py")
 @pytest.fixture(autouse=True)
 def _leave_the_process_alone(monkeypatch):
   monkeypatch.setattr(runtime, "configure", lambda: None)
-  monkeypatch.delenv("EGIC_DEBUG", raising=False)
+  monkeypatch.delenv("EGIC_TRACEBACK", raising=False)
   monkeypatch.setattr(sys, "excepthook", sys.excepthook)
   logger = logging.getLogger("absl")
   before = logger.level
@@ -70,7 +70,7 @@ def test_a_work_directory_that_cannot_be(capsys, tmp_path):
 
 
 def test_a_traceback_for_those_who_want_one(monkeypatch, tmp_path):
-  monkeypatch.setenv("EGIC_DEBUG", "1")
+  monkeypatch.setenv("EGIC_TRACEBACK", "1")
   with pytest.raises(ValueError, match="stepz"):
     train.run(["--config", _TINY, "--workdir", str(tmp_path), "train.stepz=1"])
 
