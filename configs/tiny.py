@@ -20,13 +20,14 @@ def get_config() -> ConfigDict:
   config.data.scale_range = (1.0, 1.0)
   config.data.scale_step = 0.0
   config.data.num_threads = 2
+  config.data.cache_decoded = True
   config.optimizer.learning_rate = 1e-3
   config.optimizer.final_learning_rate = 1e-4
   config.optimizer.final_fraction = 0.3
   config.optimizer.warmup_steps = 50
   config.optimizer.clip_norm = 1.0
-  config.train.steps = 1_000
+  config.train.steps = 600
   config.train.log_every = 50
-  config.train.checkpoint_every = 250
-  config.train.sample_every = 250
+  config.train.checkpoint_every = 200
+  config.train.sample_every = 200
   return config
