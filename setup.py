@@ -21,18 +21,21 @@ CORE = [
   "safetensors>=0.5",
   "scipy>=1.13",
 ]
-# Training, and reading work directories.
-TRAIN = [
+# Reading and building data sets.
+DATA = [
   "absl-py>=2.0",
-  "clu>=0.0.12",
   "grain>=0.2.15",
   "importlib_resources>=6.0",  # tensorflow-datasets needs it, undeclared.
+  "tensorflow-datasets>=4.9.9",
+  "tqdm>=4.60",
+]
+# Training, and reading work directories.
+TRAIN = DATA + [
+  "clu>=0.0.12",
   "ml-collections>=1.0",
   "optax>=0.2.5",
   "orbax-checkpoint>=0.11.30",
   "tensorboardX>=2.6.4",
-  "tensorflow-datasets>=4.9.9",
-  "tqdm>=4.60",
 ]
 TEST = ["hypothesis>=6.100", "pytest>=8.0", "ruff>=0.9"]
 # The photograph of the quick start.
@@ -49,7 +52,9 @@ setuptools.setup(
   packages=setuptools.find_packages(include=["egic_jax", "egic_jax.*"]),
   install_requires=CORE,
   extras_require={
+    "data": DATA,
     "train": TRAIN,
+    "evaluation": [],  # The metrics need nothing beyond the core.
     "demo": DEMO,
     "test": TRAIN + TEST + DEMO,
   },
