@@ -45,7 +45,7 @@ class Model:
     config: its size.
     params: {"codec": ..., optionally "orp": ...}, nested, float32 NumPy arrays.
     tables: "gaussian", one table a scale, and "prior", one a channel of z.
-    fingerprint: 8 bytes that name configuration and codec parameters.
+    fingerprint: 8 bytes that name configuration, codec parameters and tables.
     metadata: further description, text by name.
   """
 
@@ -81,24 +81,22 @@ def build_model(
   flat = _flatten(parts)
   _check_params(config, flat)
   params = _unflatten(flat)
+  tables = {
+    "gaussian": tables_lib.gaussian_tables(),
+    "prior": tables_lib.prior_tables(params["codec"]["prior"]),
+  }
   return Model(
     config=config,
     params=params,
-    tables={
-      "gaussian": tables_lib.gaussian_tables(),
-      "prior": tables_lib.prior_tables(params["codec"]["prior"]),
-    },
-    fingerprint=_fingerprint(config, flat),
+    tables=tables,
+    fingerprint=_fingerprint(config, flat | _flatten_tables(tables)),
     metadata=metadata,
   )
 
 
 def save_model(path: str | os.PathLike, model: Model) -> None:
   """Writes a model file, whole or not at all; else OSError, in one line."""
-  tensors = _flatten(model.params)
-  for name, table in model.tables.items():
-    for field in dataclasses.fields(table):
-      tensors[f"tables/{name}/{field.name}"] = getattr(table, field.name)
+  tensors = _flatten(model.params) | _flatten_tables(model.tables)
   metadata = {
     **model.metadata,
     "format": FORMAT,
@@ -147,10 +145,10 @@ def _load(path: str) -> Model:
   tables = _check_tables(config, tensors)
   if digest != _digest(tensors).hexdigest():
     raise ModelFileError("is damaged: its tensors do not match their digest")
-  if fingerprint != _fingerprint(config, flat):
+  if fingerprint != _fingerprint(config, tensors):
     raise ModelFileError(
-      "is damaged: configuration and parameters do not match its fingerprint"
-      f" {fingerprint.hex()}"
+      "is damaged: configuration, parameters and tables do not match its"
+      f" fingerprint {fingerprint.hex()}"
     )
   return Model(
     config=config,
@@ -243,8 +241,8 @@ def _canonical_json(config: presets.CodecConfig) -> str:
 def _fingerprint(
   config: presets.CodecConfig, flat: Mapping[str, np.ndarray]
 ) -> bytes:
-  """Names configuration and codec parameters; ORP does not touch the file."""
-  own = {k: v for k, v in flat.items() if k.startswith("codec/")}
+  """Names configuration, codec parameters and tables; ORP touches no file."""
+  own = {k: v for k, v in flat.items() if k.startswith(("codec/", "tables/"))}
   digest = _digest(own, _canonical_json(config).encode())
   return digest.digest()[: container.FINGERPRINT_BYTES]
 
@@ -286,6 +284,16 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _flatten(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
   # safetensors wants its arrays contiguous.
   return {k: np.ascontiguousarray(v) for k, v in _leaves(tree).items()}
+
+
+def _flatten_tables(
+  tables: Mapping[str, tables_lib.SymbolTables],
+) -> dict[str, np.ndarray]:
+  return {
+    f"tables/{name}/{field.name}": getattr(table, field.name)
+    for name, table in tables.items()
+    for field in dataclasses.fields(table)
+  }
 
 
 def _unflatten(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
