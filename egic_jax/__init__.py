@@ -6,6 +6,9 @@
     data = egic_jax.encode(codec, image)  # (H, W, 3) uint8 > bytes
     image = egic_jax.decode(codec, data)  # bytes > (H, W, 3) uint8
 
+    files = egic_jax.encode_batch(codec, images)  # (N, H, W, 3) uint8 > N bytes
+    images = egic_jax.decode_batch(codec, files)
+
 Importing this package imports neither jax nor TensorFlow nor torch; the first
 call does what it needs.
 """
@@ -14,13 +17,14 @@ import typing
 
 if typing.TYPE_CHECKING:
   import os
+  from collections.abc import Sequence
 
   import numpy as np
 
   from egic_jax.bitstream.codec import ImageCodec
 
 __version__ = "0.1.0"
-__all__ = ["decode", "encode", "load_model"]
+__all__ = ["decode", "decode_batch", "encode", "encode_batch", "load_model"]
 
 
 def load_model(path: "str | os.PathLike") -> "ImageCodec":
@@ -30,8 +34,8 @@ def load_model(path: "str | os.PathLike") -> "ImageCodec":
     path: a model file of `egic export`, or a work directory of `egic train`.
 
   Returns:
-    A codec; its methods `encode`, `decode`, `inspect` and `estimate_bits` may
-    be called from several threads.
+    A codec. It and the functions below may be used from several threads; its
+    methods `inspect` and `estimate_bits` tell more.
 
   Raises:
     ValueError, OSError: in one line, if there is no usable model.
@@ -51,7 +55,11 @@ def encode(codec: "ImageCodec", image: "np.ndarray") -> bytes:
 
 
 def decode(
-  codec: "ImageCodec", data: bytes, alpha: float = 1.0
+  codec: "ImageCodec",
+  data: bytes,
+  alpha: float = 1.0,
+  *,
+  max_pixels: int | None = 2**28,
 ) -> "np.ndarray":
   """Content of an `.egic` file > (H, W, 3) uint8.
 
@@ -60,9 +68,34 @@ def decode(
     data: what `encode` returned.
     alpha: 1 most realistic, 0 least distortion; other than 1 needs a model with
       an ORP head.
+    max_pixels: refuse files that declare more pixels; None accepts any.
 
   Raises:
-    ValueError: in one line, if the file is foreign, damaged or of another
-      model, or `alpha` cannot be had.
+    ValueError: in one line, if the file is foreign, damaged, too large or of
+      another model, or `alpha` cannot be had.
   """
-  return codec.decode(data, alpha)
+  return codec.decode(data, alpha, max_pixels=max_pixels)
+
+
+def encode_batch(codec: "ImageCodec", images: "np.ndarray") -> list[bytes]:
+  """(N, H, W, 3) uint8 > N files' contents, the networks run on all at once.
+
+  Raises:
+    ValueError: if `images` are of another shape or type.
+  """
+  return codec.encode_batch(images)
+
+
+def decode_batch(
+  codec: "ImageCodec",
+  files: "Sequence[bytes]",
+  alpha: float = 1.0,
+  *,
+  max_pixels: int | None = 2**28,
+) -> "np.ndarray":
+  """Contents of N files of pictures of one size > (N, H, W, 3) uint8.
+
+  Args and errors as in `decode`; a ValueError also if sizes differ or there is
+  no file.
+  """
+  return codec.decode_batch(files, alpha, max_pixels=max_pixels)

@@ -1,18 +1,20 @@
-"""The `.egic` file: what surrounds the range-coded payload.
+"""The `.egic` file: what surrounds the range-coded payloads.
 
     magic            4 bytes   b"EGIC"
-    version          1 byte    1
+    version          1 byte    2
     fingerprint      8 bytes   of the model that made the file
     height           LEB128    1 to 5 bytes, at least 1
     width            LEB128    1 to 5 bytes, at least 1
     symbol checksum  4 bytes   CRC-32 of the decoded symbols, little-endian
-    payload          the rest
+    payloads         the rest  one a tile, row by row; each but the last behind
+                               its length, LEB128, 1 to 5 bytes
     file checksum    4 bytes   CRC-32 of everything before it, little-endian
 
-The payload needs no length: it ends four bytes before the end of the file.
-Around it lie 23 to 31 bytes. `unpack` checks everything that can be
-checked without a model, and does so before anything is allocated in proportion
-to what the header declares.
+How many tiles there are follows from height and width (`tiles`). The last
+payload needs no length: it ends four bytes before the end of the file. Around
+the payload of a picture of one tile lie 23 to 31 bytes. `unpack` checks
+everything that can be checked without a model, and does so before anything is
+allocated in proportion to what the header declares.
 """
 
 import dataclasses
@@ -20,12 +22,18 @@ import struct
 import zlib
 from typing import Any
 
+from egic_jax.bitstream import tiles
+
 MAGIC = b"EGIC"
-VERSION = 1
+VERSION = 2
 FINGERPRINT_BYTES = 8
 MAX_SIDE = 2**32 - 1
 DEFAULT_MAX_PIXELS = 2**28
+# Pixels per element of z, along a side: in every model, and thus in the format.
+STRIDE = 64
 
+# Padded pixels accepted whatever the limit: latents of 134 MB, full model.
+_ALWAYS_PADDED = 2**24
 _VARINT_MAX_BYTES = 5
 _CHECKSUM = struct.Struct("<I")
 _DAMAGED = "the file is truncated or damaged"
@@ -44,7 +52,7 @@ class Container:
     height: rows of the image, in pixels, at least 1.
     width: columns of the image, in pixels, at least 1.
     symbol_checksum: CRC-32 of all symbols, in [0, 2**32).
-    payload: the range-coded symbols.
+    payloads: the range-coded symbols of each tile, row by row.
     version: version of the layout.
   """
 
@@ -52,8 +60,13 @@ class Container:
   height: int
   width: int
   symbol_checksum: int
-  payload: bytes
+  payloads: tuple[bytes, ...]
   version: int = VERSION
+
+  @property
+  def z_size(self) -> tuple[int, int]:
+    """Height and width of the picture, in elements of z."""
+    return -(-self.height // STRIDE), -(-self.width // STRIDE)
 
 
 def pack(container: Container) -> bytes:
@@ -79,17 +92,23 @@ def pack(container: Container) -> bytes:
     raise ValueError(
       f"symbol_checksum is {container.symbol_checksum}; pass 32 bits"
     )
-  body = b"".join(
-    (
-      MAGIC,
-      bytes((VERSION,)),
-      container.fingerprint,
-      _encode_varint(container.height),
-      _encode_varint(container.width),
-      _CHECKSUM.pack(container.symbol_checksum),
-      container.payload,
+  expected = tiles.count(*container.z_size)
+  if len(container.payloads) != expected:
+    raise ValueError(
+      f"payloads are {len(container.payloads)}; a picture of"
+      f" {container.height} x {container.width} pixels has {expected} tiles"
     )
-  )
+  parts = [
+    MAGIC,
+    bytes((VERSION,)),
+    container.fingerprint,
+    _encode_varint(container.height),
+    _encode_varint(container.width),
+    _CHECKSUM.pack(container.symbol_checksum),
+  ]
+  for payload in container.payloads[:-1]:
+    parts += (_encode_varint(len(payload)), payload)
+  body = b"".join((*parts, container.payloads[-1]))
   return body + _CHECKSUM.pack(zlib.crc32(body))
 
 
@@ -100,7 +119,9 @@ def unpack(
 
   Args:
     data: the whole file.
-    max_pixels: the largest height x width accepted; None accepts any.
+    max_pixels: the largest height x width accepted; None accepts any. A
+      picture so narrow that padding to multiples of 64 more than doubles this
+      many is refused as well, for memory goes with the padded size.
 
   Raises:
     BitstreamError: one line, if this is no `.egic` file, or of a newer
@@ -126,11 +147,13 @@ def unpack(
     raise BitstreamError(f"{_DAMAGED}: its checksum does not match")
   # A checksum is no proof against a file made to deceive: check the rest too.
   if version != VERSION:
-    raise BitstreamError(f"{_DAMAGED}: format version {version} never existed")
+    raise BitstreamError(
+      f"{_DAMAGED}: format version {version} was never released"
+    )
   position = len(MAGIC) + 1 + FINGERPRINT_BYTES
   fingerprint = body[len(MAGIC) + 1 : position]
-  height, position = _decode_varint(body, position, "height")
-  width, position = _decode_varint(body, position, "width")
+  height, position = _decode_varint(body, position, "height", minimum=1)
+  width, position = _decode_varint(body, position, "width", minimum=1)
   if len(body) < position + _CHECKSUM.size:
     raise BitstreamError(f"{_DAMAGED}: the header is incomplete")
   if max_pixels is not None and height * width > max_pixels:
@@ -139,36 +162,67 @@ def unpack(
       f" {max_pixels} pixels (max_pixels)"
     )
   (symbol_checksum,) = _CHECKSUM.unpack_from(body, position)
-  return Container(
+  header = Container(
     fingerprint=fingerprint,
     height=height,
     width=width,
     symbol_checksum=symbol_checksum,
-    payload=body[position + _CHECKSUM.size :],
+    payloads=(),
     version=version,
   )
+  z_height, z_width = header.z_size
+  padded = z_height * z_width * STRIDE**2
+  if max_pixels is not None and padded > max(2 * max_pixels, _ALWAYS_PADDED):
+    raise BitstreamError(
+      f"the file declares {width} x {height} pixels, which take the memory of"
+      f" {padded}, more than twice the limit of {max_pixels} (max_pixels)"
+    )
+  payloads = _payloads(
+    body, position + _CHECKSUM.size, tiles.count(*header.z_size)
+  )
+  return dataclasses.replace(header, payloads=payloads)
+
+
+def _payloads(body: bytes, position: int, count: int) -> tuple[bytes, ...]:
+  """Cuts what follows the header into `count` payloads."""
+  # Each but the last takes a byte at least: the file's size bounds the loop.
+  if len(body) - position < count - 1:
+    raise BitstreamError(
+      f"{_DAMAGED}: it is too short for the {count} tiles of its size"
+    )
+  payloads = []
+  for number in range(1, count):
+    name = f"length of tile {number} of {count}"
+    length, position = _decode_varint(body, position, name)
+    if length > len(body) - position:
+      raise BitstreamError(f"{_DAMAGED}: its {name} is {length}, past its end")
+    payloads.append(body[position : position + length])
+    position += length
+  return (*payloads, body[position:])
 
 
 def inspect(data: bytes) -> dict[str, Any]:
   """What a file says without its model.
 
   Returns:
-    version, fingerprint (hexadecimal), height, width, bytes, header_bytes (all
-    that is not payload), payload_bytes, bpp (of the whole file, per pixel of
-    the image).
+    version, fingerprint (hexadecimal), height, width, tiles (their number),
+    bytes, header_bytes (all that is not payload), payload_bytes, bpp (of the
+    whole file, per pixel of the image).
 
   Raises:
     BitstreamError: as `unpack`.
   """
   header = unpack(data, max_pixels=None)
+  payload_bytes = sum(map(len, header.payloads))
   return {
     "version": header.version,
     "fingerprint": header.fingerprint.hex(),
     "height": header.height,
     "width": header.width,
+    "tiles": len(header.payloads),
     "bytes": len(data),
-    "header_bytes": len(data) - len(header.payload),
-    "payload_bytes": len(header.payload),
+    "header_bytes": len(data) - payload_bytes,
+    "payload_bytes": payload_bytes,
     "bpp": 8 * len(data) / (header.height * header.width),
   }
 
@@ -182,19 +236,21 @@ def _encode_varint(value: int) -> bytes:
   return bytes(encoded)
 
 
-def _decode_varint(data: bytes, position: int, name: str) -> tuple[int, int]:
-  """Returns (value in [1, MAX_SIDE], position after it)."""
+def _decode_varint(
+  data: bytes, position: int, name: str, minimum: int = 0
+) -> tuple[int, int]:
+  """Returns (value in [minimum, MAX_SIDE], position after it)."""
   value = 0
   for count in range(_VARINT_MAX_BYTES):
     if position + count >= len(data):
-      raise BitstreamError(f"{_DAMAGED}: the header ends within its {name}")
+      raise BitstreamError(f"{_DAMAGED}: the file ends within its {name}")
     byte = data[position + count]
     value |= (byte & 0x7F) << (7 * count)
     if byte < 0x80:
       # One number, one spelling: a padded varint is not ours.
       if count and byte == 0:
         raise BitstreamError(f"{_DAMAGED}: its {name} is badly spelled")
-      if not 1 <= value <= MAX_SIDE:
+      if not minimum <= value <= MAX_SIDE:
         raise BitstreamError(f"{_DAMAGED}: its {name} is {value}")
       return value, position + count + 1
   raise BitstreamError(

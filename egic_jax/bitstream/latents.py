@@ -1,44 +1,50 @@
 """Latents to a payload and back: the slice loop between model and range coder.
 
 Encoder and decoder step through the same compiled programs at the same shapes:
-hyper-synthesis of z_hat, then the slice loop, slice by slice. On one machine
-their results are therefore equal bit for bit; what is done between programs
-(rounding, adding the mean) is NumPy's, once for both sides. Should arithmetic
-differ elsewhere, the checksum over all symbols tells.
+hyper-synthesis of z_hat, then the slice loop, slice by slice. What is done
+between programs (rounding, adding the mean) is NumPy's, once for both sides. On
+one machine their results are equal bit for bit; on two, scale indices may differ
+by as much as `scale_rounding` allows for. Should they differ by more, the
+checksum over all symbols tells.
 
-z is coded first, under one table a channel, then the slices of y, under the
-tables that the rounded scale indices name. Elements go row by row, column by
+z is coded first, under one table a channel. Then each slice of y: how its scale
+indices are rounded, the first table under which a symbol is not 0, and the
+symbols under this table and later ones. Elements go row by row, column by
 column, channel by channel, before the range coder groups them by table.
 """
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from egic_jax.bitstream import container, programs, range_coder
+from egic_jax.bitstream import (
+  buckets,
+  container,
+  programs,
+  range_coder,
+  scale_rounding,
+)
 from egic_jax.bitstream import tables as tables_lib
 from egic_jax.entropy import gaussian
 from egic_jax.models import charm, presets
 
-# (slice, mean, table index) to symbols; all (1, h, w, slice channels).
+# (slice, mean, scale index) to symbols; all (N, h, w, slice channels).
 _SliceSymbols = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
-# What `Encoder.encode` takes: symbols, table index, tables.
-_Observer = Callable[[np.ndarray, np.ndarray, range_coder.CodingTables], None]
 
-_MISMATCH = (
-  "the decoded symbols do not match the file's checksum: the file was made on a"
-  " machine or with a library whose arithmetic differs from this one's, or with"
-  " other tables; decode it where it was made"
+MISMATCH = (
+  "the decoded symbols do not match the file's checksum: this machine's"
+  " arithmetic differs from that of the one that made the file by more than"
+  f" files tolerate ({scale_rounding.MARGIN:.1g} of a scale step); decode it"
+  " where it was made"
 )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Symbols:
-  """The integers that an image becomes.
+  """The integers that an image, or a tile of one, becomes.
 
   Attributes:
     z: (1, H/64, W/64, hyper width) int32.
@@ -48,12 +54,15 @@ class Symbols:
   z: np.ndarray
   y: tuple[np.ndarray, ...]
 
-  def checksum(self) -> int:
-    """CRC-32 of all symbols in coding order, as little-endian int32."""
-    value = 0
+  def checksum(self, start: int = 0) -> int:
+    """CRC-32 of all symbols in coding order, as little-endian int32.
+
+    Args:
+      start: checksum of the tiles before.
+    """
     for symbols in (self.z, *self.y):
-      value = zlib.crc32(symbols.astype("<i4").tobytes(), value)
-    return value
+      start = zlib.crc32(symbols.astype("<i4").tobytes(), start)
+    return start
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,148 +73,251 @@ class Payload:
     data: the range-coded stream.
     symbols: what it holds.
     z_bits: bits that z took, fractions included.
-    y_bits: (slices,) float64, bits that each slice took.
+    y_bits: (slices,) float64, bits that each slice took, what says how its
+      scale indices are rounded included.
+    rounding_bits: those of y_bits that say how scale indices are rounded.
   """
 
   data: bytes
   symbols: Symbols
   z_bits: float
   y_bits: np.ndarray
+  rounding_bits: float
 
 
 class LatentCoder:
-  """Codes the latents of one image at a time. Holds no state."""
+  """Codes the latents of tiles, any number of one size at a time.
+
+  Tiles share the networks' calls and nothing else. Holds no state.
+  """
 
   def __init__(
     self,
     config: presets.CodecConfig,
     codec_params: Mapping[str, Any],
     tables: Mapping[str, tables_lib.SymbolTables],
+    networks: programs.Programs | None = None,
   ):
-    """The arguments are as in `model_file.Model`; codec_params on the device."""
+    """The arguments are as in `model_file.Model`; codec_params on the device.
+
+    Args:
+      networks: what to compute with instead of `programs.programs(config)`.
+    """
     self._config = config
     self._params = codec_params
     self._prior = range_coder.CodingTables(tables["prior"])
     self._gaussian = range_coder.CodingTables(tables["gaussian"])
-    self._programs = programs.programs(config)
+    self._programs = networks or programs.programs(config)
 
-  def encode(self, y: np.ndarray, z: np.ndarray) -> Payload:
+  def encode(self, y: np.ndarray, z: np.ndarray) -> list[Payload]:
     """Rounds and codes latents.
 
     Args:
-      y: (1, H/16, W/16, latent channels) float32.
-      z: (1, H/64, W/64, hyper width) float32.
+      y: (N, H/16, W/16, latent channels) float32, one entry a tile.
+      z: (N, H/64, W/64, hyper width) float32.
+
+    Returns:
+      One payload a tile.
 
     Raises:
       ValueError: if a latent or a parameter of its distribution is not finite.
     """
-    encoder = range_coder.Encoder()
     z = _round_to_int32(z, "z")
-    encoder.encode(z.ravel(), _channels(z.shape), self._prior)
-    ends = [encoder.bits_spent]
-    slices = []
+    writers = [_TileWriter(self._prior, self._gaussian, tile) for tile in z]
     size = self._config.slice_channels
 
-    def encode_slice(i, mean, table_index):
+    def encode_slice(i, mean, scale_index):
       residual = y[..., i * size : (i + 1) * size] - mean
-      slices.append(_round_to_int32(residual, f"slice {i} of y"))
-      encoder.encode(slices[-1].ravel(), table_index.ravel(), self._gaussian)
-      ends.append(encoder.bits_spent)
-      return slices[-1]
+      symbols = _round_to_int32(residual, f"slice {i} of y")
+      for writer, *tile in zip(writers, symbols, scale_index, strict=True):
+        writer.write_slice(*tile)
+      return symbols
 
     try:
       self._visit_slices(z, encode_slice)
     except _NotFiniteError as error:
       raise ValueError(f"{error}: the model is broken") from error
-    return Payload(
-      data=encoder.get_bytes(),
-      symbols=Symbols(z, tuple(slices)),
-      z_bits=ends[0],
-      y_bits=np.diff(ends),
-    )
+    return [writer.finish() for writer in writers]
 
   def decode(
-    self,
-    data: bytes,
-    z_size: tuple[int, int],
-    checksum: int,
-    observe: _Observer | None = None,
-  ) -> tuple[Symbols, jax.Array]:
-    """Decodes a payload.
+    self, data: Sequence[bytes], z_size: tuple[int, int]
+  ) -> tuple[list[Symbols], np.ndarray]:
+    """Decodes payloads of tiles of one size.
+
+    Whether these are the symbols that were encoded is for the caller to check.
 
     Args:
-      data: the range-coded stream.
+      data: the range-coded stream of each tile.
       z_size: height and width of z.
-      checksum: that of the symbols encoded.
-      observe: is shown every group of symbols decoded.
 
     Returns:
-      The symbols, and y_hat (1, H/16, W/16, latent channels).
+      The symbols of each tile, and y_hat (N, H/16, W/16, latent channels).
 
     Raises:
-      BitstreamError: unless these are the symbols that were encoded.
+      BitstreamError: if a stream is none of this model.
     """
-    decoder = range_coder.Decoder(data)
+    readers = [
+      _TileReader(self._prior, self._gaussian, tile, z_size) for tile in data
+    ]
 
-    def decode_group(table_index, tables):
-      symbols = decoder.decode(table_index, tables)
-      if observe is not None:
-        observe(symbols, table_index, tables)
-      return symbols
+    def decode_slice(i, mean, scale_index):
+      del i, mean
+      return np.stack(
+        [
+          reader.read_slice(tile)
+          for reader, tile in zip(readers, scale_index, strict=True)
+        ]
+      )
 
-    shape = (1, *z_size, self._config.hyper_width)
-    z = decode_group(_channels(shape), self._prior).reshape(shape)
-    slices = []
-
-    def decode_slice(i, mean, table_index):
-      del i
-      symbols = decode_group(table_index.ravel(), self._gaussian)
-      slices.append(symbols.reshape(mean.shape))
-      return slices[-1]
-
+    z = np.stack([reader.z for reader in readers])
     try:
       y_hat = self._visit_slices(z, decode_slice)
     except _NotFiniteError as error:
-      raise container.BitstreamError(_MISMATCH) from error
-    symbols = Symbols(z, tuple(slices))
-    if symbols.checksum() != checksum:
-      raise container.BitstreamError(_MISMATCH)
-    return symbols, y_hat
+      raise container.BitstreamError(MISMATCH) from error
+    return [reader.symbols() for reader in readers], y_hat
+
+  def measure(self, symbols: Symbols) -> Payload:
+    """Codes a tile's symbols again: what each part of its payload takes."""
+    writer = _TileWriter(self._prior, self._gaussian, symbols.z[0])
+
+    def encode_slice(i, mean, scale_index):
+      del mean
+      writer.write_slice(symbols.y[i][0], scale_index[0])
+      return symbols.y[i]
+
+    self._visit_slices(symbols.z, encode_slice)
+    return writer.finish()
 
   def _visit_slices(
     self, z: np.ndarray, slice_symbols: _SliceSymbols
-  ) -> jax.Array:
+  ) -> np.ndarray:
     """From the symbols of z to y_hat, the same way for encoder and decoder."""
+    scale = self._config.hyper_stride // self._config.latent_stride
+    z_hat, valid = buckets.place(z.astype(np.float32), 1)
+    inside = (slice(None), *(slice(scale * side) for side in z.shape[1:3]))
 
     def slice_parameters(i, *latents_and_support):
       return self._programs.slice_parameters(
-        i, self._params, *latents_and_support
+        i, self._params, *latents_and_support, valid
       )
 
     def visit(i, mean, scale_index):
       mean, scale_index = np.asarray(mean), np.asarray(scale_index)
+      mean, scale_index = mean[inside], scale_index[inside]
       if not (np.isfinite(mean).all() and np.isfinite(scale_index).all()):
         raise _NotFiniteError(f"parameters of slice {i} are not finite")
-      table_index = np.rint(scale_index).astype(np.int32)
-      table_index = np.clip(table_index, 0, gaussian.NUM_SCALES - 1)
-      symbols = slice_symbols(i, mean, table_index)
-      return symbols.astype(np.float32) + mean
+      symbols = slice_symbols(i, mean, scale_index)
+      return buckets.place(symbols.astype(np.float32) + mean, scale)[0]
 
-    z_hat = z.astype(np.float32)
     latent_means, latent_scales = self._programs.hyper_synthesis(
-      self._params, z_hat
+      self._params, z_hat, valid
     )
-    return charm.visit_slices(
+    y_hat = charm.visit_slices(
       slice_parameters,
       visit,
       latent_means,
       latent_scales,
       self._config.num_slices,
     )
+    return np.asarray(y_hat)[inside]
+
+
+class _TileWriter:
+  """One tile's stream as it is written, slice by slice."""
+
+  def __init__(self, prior, gaussians, z: np.ndarray):
+    self._gaussian = gaussians
+    self._encoder = range_coder.Encoder()
+    self._shifts = scale_rounding.ShiftCoder()
+    self._z, self._slices = z, []
+    self._encoder.encode(z.ravel(), _channels(z.shape), prior)
+    self._ends = [self._encoder.bits_spent]
+    self._rounding_bits = 0.0
+
+  def write_slice(self, symbols: np.ndarray, scale_index: np.ndarray) -> None:
+    """Both (h, w, slice channels)."""
+    self._slices.append(symbols)
+    symbols, scale_index = symbols.ravel(), scale_index.ravel()
+    shifts = scale_rounding.choose_shifts(scale_index)
+    self._shifts.encode(self._encoder, shifts)
+    self._rounding_bits += self._encoder.bits_spent - self._ends[-1]
+    table = scale_rounding.round_indices(scale_index, shifts)
+    used = table[symbols != 0]
+    first = int(used.min()) if used.size else gaussian.NUM_SCALES
+    self._encoder.encode(np.full(1, first, np.int32), _ONE_TABLE, _FIRST)
+    coded = table >= first
+    self._encoder.encode(symbols[coded], table[coded], self._gaussian)
+    self._ends.append(self._encoder.bits_spent)
+
+  def finish(self) -> Payload:
+    return Payload(
+      data=self._encoder.get_bytes(),
+      symbols=_as_symbols(self._z, self._slices),
+      z_bits=self._ends[0],
+      y_bits=np.diff(self._ends),
+      rounding_bits=self._rounding_bits,
+    )
+
+
+class _TileReader:
+  """One tile's stream as it is read, slice by slice."""
+
+  def __init__(self, prior, gaussians, data: bytes, z_size: tuple[int, int]):
+    self._gaussian = gaussians
+    self._decoder = range_coder.Decoder(data)
+    self._shifts = scale_rounding.ShiftCoder()
+    self._slices = []
+    shape = (*z_size, len(prior))
+    self.z = self._decoder.decode(_channels(shape), prior).reshape(shape)
+
+  def read_slice(self, scale_index: np.ndarray) -> np.ndarray:
+    """(h, w, slice channels) both."""
+    shifts = self._shifts.decode(self._decoder, scale_index.size)
+    table = scale_rounding.round_indices(scale_index.ravel(), shifts)
+    first = int(self._decoder.decode(_ONE_TABLE, _FIRST)[0])
+    if not 0 <= first <= gaussian.NUM_SCALES:
+      raise container.BitstreamError(
+        f"the payload is damaged: it names a table {first}"
+      )
+    coded = table >= first
+    symbols = np.zeros(scale_index.size, np.int32)
+    symbols[coded] = self._decoder.decode(table[coded], self._gaussian)
+    self._slices.append(symbols.reshape(scale_index.shape))
+    return self._slices[-1]
+
+  def symbols(self) -> Symbols:
+    return _as_symbols(self.z, self._slices)
 
 
 class _NotFiniteError(ValueError):
   pass
+
+
+def _as_symbols(z, slices):
+  return Symbols(z[None], tuple(one[None] for one in slices))
+
+
+def _first_tables() -> tables_lib.SymbolTables:
+  """How likely each table is the first with a symbol other than 0.
+
+  1/4 for each of the first three, 1/16 for 64 (there is none), and the others
+  in proportion to 1 / k.
+  """
+  frequencies = [tables_lib.TOTAL // 4] * 3
+  frequencies += [
+    tables_lib.TOTAL * 3 // (52 * k) for k in range(3, gaussian.NUM_SCALES)
+  ]
+  frequencies.append(tables_lib.TOTAL // 16)
+  frequencies.append(tables_lib.TOTAL - sum(frequencies))
+  return tables_lib.SymbolTables(
+    np.asarray(frequencies, np.int32),
+    np.asarray([len(frequencies)], np.int32),
+    np.zeros(1, np.int32),
+  )
+
+
+_FIRST = range_coder.CodingTables(_first_tables())
+_ONE_TABLE = np.zeros(1, np.int32)
 
 
 def _channels(shape: tuple[int, ...]) -> np.ndarray:

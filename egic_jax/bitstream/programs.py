@@ -3,6 +3,11 @@
 Parameters are arguments, so that no program holds a copy of them and models of
 one size share them all. Products are taken in full float32: accelerators would
 use bfloat16 or TF32 unless told otherwise.
+
+Maps come in the sizes of `buckets`, the picture in the upper left corner, and
+`valid` tells its extent: (height, width), int32 scalars in elements of z (64
+pixels). What lies outside is masked, always: at an exact fit masking changes
+nothing, and costs less than can be measured.
 """
 
 import functools
@@ -13,22 +18,25 @@ import jax
 import jax.numpy as jnp
 
 from egic_jax.models import codec, orp, presets
+from egic_jax.ops import extents
 
 
 class Programs(NamedTuple):
-  """Jitted functions; `params` are those of the codec, images (1, H, W, 3).
+  """Jitted functions; `params` are those of the codec, images (B, H, W, 3).
 
   Attributes:
-    analysis: (params, uint8 image) > y, z.
-    hyper_synthesis: (params, z_hat) > latent means, latent scales.
-    slice_parameters: (slice, params, latent means, latent scales, support) >
-      mean, scale index.
-    synthesis: (params, y_hat) > uint8 image.
-    synthesis_orp: (params, ORP params, y_hat, alpha) > uint8 image.
-    bits: (params, uint8 image) > estimated y_bits (1, slices), z_bits (1,).
+    analysis: (params, uint8 image, valid) > y.
+    hyper_analysis: (params, y, valid) > z.
+    hyper_synthesis: (params, z_hat, valid) > latent means, latent scales.
+    slice_parameters: (slice, params, latent means, latent scales, support,
+      valid) > mean, scale index.
+    synthesis: (params, y_hat, valid) > uint8 image.
+    synthesis_orp: (params, ORP params, y_hat, alpha, valid) > uint8 image.
+    bits: (params, y, z, valid) > estimated y_bits (B, slices), z_bits (B,).
   """
 
   analysis: Callable
+  hyper_analysis: Callable
   hyper_synthesis: Callable
   slice_parameters: Callable
   synthesis: Callable
@@ -40,9 +48,12 @@ class Programs(NamedTuple):
 def programs(config: presets.CodecConfig) -> Programs:
   """The programs of a size, shared by all models of it."""
   model = codec.Codec(config)
+  # Elements of a map per element of z, along a side.
+  pixels = config.hyper_stride
+  latents = config.hyper_stride // config.latent_stride
 
-  def apply(params, *args, method):
-    return model.apply({"params": params}, *args, method=method)
+  def apply(params, *args, method, valid):
+    return model.apply({"params": params}, *args, valid=valid, method=method)
 
   def program(function, **options):
     @functools.wraps(function)
@@ -58,33 +69,52 @@ def programs(config: presets.CodecConfig) -> Programs:
   def to_uint8(image):
     return jnp.round(jnp.clip(image, 0, 1) * 255).astype(jnp.uint8)
 
-  def analysis(params, image):
-    y = apply(params, to_float(image), method="analysis")
-    return y, apply(params, y, method="hyper_analysis")
+  def analysis(params, image, valid):
+    valid = extents.scaled(valid, pixels)
+    return apply(params, to_float(image), method="analysis", valid=valid)
 
-  def hyper_synthesis(params, z_hat):
-    return apply(params, z_hat, method="hyper_synthesis")
+  def hyper_analysis(params, y, valid):
+    valid = extents.scaled(valid, latents)
+    return apply(params, y, method="hyper_analysis", valid=valid)
 
-  def slice_parameters(i, params, latent_means, latent_scales, support):
+  def hyper_synthesis(params, z_hat, valid):
+    return apply(params, z_hat, method="hyper_synthesis", valid=valid)
+
+  def slice_parameters(i, params, latent_means, latent_scales, support, valid):
     return apply(
-      params, i, latent_means, latent_scales, support, method="slice_parameters"
+      params,
+      i,
+      latent_means,
+      latent_scales,
+      support,
+      method="slice_parameters",
+      valid=extents.scaled(valid, latents),
     )
 
-  def synthesis(params, y_hat):
-    return to_uint8(apply(params, y_hat, method="synthesis"))
+  def synthesis(params, y_hat, valid):
+    valid = extents.scaled(valid, latents)
+    return to_uint8(apply(params, y_hat, method="synthesis", valid=valid))
 
-  def synthesis_orp(params, orp_params, y_hat, alpha):
-    features = apply(params, y_hat, method="synthesis_features")
-    x_gan = apply(params, features, method="synthesis_last_stage")
-    x_mse = orp.OrpHead(config).apply({"params": orp_params}, features)
+  def synthesis_orp(params, orp_params, y_hat, alpha, valid):
+    features = apply(
+      params,
+      y_hat,
+      method="synthesis_features",
+      valid=extents.scaled(valid, latents),
+    )
+    valid = extents.scaled(valid, pixels // 2)
+    x_gan = apply(params, features, method="synthesis_last_stage", valid=valid)
+    x_mse = orp.OrpHead(config).apply({"params": orp_params}, features, valid)
     return to_uint8(orp.interpolate(x_gan, x_mse, alpha))
 
-  def bits(params, image):
-    output = apply(params, to_float(image), method="__call__")
-    return output.y_bits, output.z_bits
+  def bits(params, y, z, valid):
+    valid = extents.scaled(valid, latents)
+    quantized = apply(params, y, z, method="quantize", valid=valid)
+    return quantized.y_bits, quantized.z_bits
 
   return Programs(
     analysis=program(analysis),
+    hyper_analysis=program(hyper_analysis),
     hyper_synthesis=program(hyper_synthesis),
     slice_parameters=program(slice_parameters, static_argnums=0),
     synthesis=program(synthesis),

@@ -7,7 +7,8 @@ order given. The escapes of a group follow it: whether each lies below or above
 its table, then how far outside, as Elias-gamma codes.
 
 The stream's bytes are the digits, most significant first, of a fraction; zeros
-at its end are left out and read back as zeros.
+at its end are left out and read back as zeros, but no more than eight bytes of
+them: a stream is never much shorter than what it holds.
 """
 
 import math
@@ -25,6 +26,9 @@ _WORD_BYTES = 4
 _STATE_BITS = 64
 # Two words fill the decoder's state, and two more may be read past the end.
 _PADDING_BYTES = 4 * _WORD_BYTES
+# By how many bits symbols may outweigh their stream. An encoder leaves out less
+# than 64; the rest keeps the rounding of a sum of logarithms from deciding.
+_MISSING_BITS = 128
 
 _INT32 = np.iinfo(np.int32)
 # Escape distances d of int32 symbols satisfy 1 <= d < 2**32.
@@ -47,12 +51,17 @@ class CodingTables:
     self.high = self.low + tables.lengths - 2
     parts = np.split(tables.frequencies, np.cumsum(tables.lengths)[:-1])
     self._models = [_exact_model(part) for part in parts]
+    self._bits = [tables_lib.TOTAL_BITS - np.log2(part) for part in parts]
 
   def __len__(self) -> int:
     return len(self._models)
 
   def model(self, k: int):
     return self._models[k]
+
+  def bits(self, k: int, entries: np.ndarray) -> float:
+    """Information of entries of table k, without what follows escapes."""
+    return float(self._bits[k][entries].sum())
 
 
 class Encoder:
@@ -124,17 +133,20 @@ class Encoder:
       shortest = -(-lower >> cut) << cut
       if shortest < lower + width:
         break
-    return shortest.to_bytes(len(digits), "big").rstrip(b"\0")
+    data = shortest.to_bytes(len(digits), "big").rstrip(b"\0")
+    return data.ljust(_WORD_BYTES * settled, b"\0")
 
 
 class Decoder:
   """Reads back, group by group, what an Encoder was given.
 
   Any bytes decode to something, or raise BitstreamError; the work is bounded by
-  the number of symbols asked for. Integrity is the container's business.
+  the number of symbols asked for, and ends with the group in which the stream
+  does. Integrity is the container's business.
   """
 
   def __init__(self, data: bytes):
+    self._bits_left = 8.0 * len(data) + _MISSING_BITS
     padding = bytes(_PADDING_BYTES + -len(data) % _WORD_BYTES)
     words = np.frombuffer(data + padding, ">u4").astype(np.uint32)
     self._decoder = _queue.RangeDecoder(words)
@@ -158,6 +170,11 @@ class Decoder:
     entries = np.empty(len(index), np.int64)
     for k, start, stop in groups:
       entries[start:stop] = self._decode(tables.model(k), stop - start)
+      self._bits_left -= tables.bits(k, entries[start:stop])
+    if self._bits_left < 0:
+      raise container.BitstreamError(
+        "the payload is damaged: it ends before its symbols do"
+      )
     low, high = tables.low[index], tables.high[index]
     values = low + entries
     escaped = values > high

@@ -4,7 +4,7 @@ import argparse
 import time
 from collections.abc import Sequence
 
-from egic_jax.cli import file_lists, models
+from egic_jax.cli import file_lists, models, part_progress
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -29,8 +29,9 @@ def run(argv: Sequence[str]) -> int:
 
   def convert(source: str, target: str) -> str:
     image = images.read(file_lists.read(source))
+    progress = part_progress.PartProgress(source)
     start = time.perf_counter()
-    data = codec.encode(image)
+    data = codec.encode(image, progress=progress)
     seconds = time.perf_counter() - start
     file_lists.write(target, data)
     height, width = image.shape[:2]

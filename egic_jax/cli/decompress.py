@@ -4,7 +4,7 @@ import argparse
 import time
 from collections.abc import Sequence
 
-from egic_jax.cli import file_lists, models
+from egic_jax.cli import file_lists, models, part_progress
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -45,12 +45,15 @@ def run(argv: Sequence[str]) -> int:
   codec = models.open_codec(args.model)
   from egic_jax.bitstream import container
 
-  limit = args.max_pixels or container.DEFAULT_MAX_PIXELS
+  limit = args.max_pixels
+  if limit is None:
+    limit = container.DEFAULT_MAX_PIXELS
 
   def convert(source: str, target: str) -> str:
     data = file_lists.read(source)
+    progress = part_progress.PartProgress(source)
     start = time.perf_counter()
-    image = codec.decode(data, args.alpha, max_pixels=limit)
+    image = codec.decode(data, args.alpha, max_pixels=limit, progress=progress)
     seconds = time.perf_counter() - start
     if target == file_lists.STREAM:
       file_lists.write(target, images.encode(image))

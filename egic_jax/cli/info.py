@@ -41,9 +41,10 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _text(name: str, facts: dict) -> str:
+  tiles = f" in {facts['tiles']} tiles" if facts["tiles"] > 1 else ""
   lines = [
     name,
-    f"  image    {facts['width']} x {facts['height']} pixels",
+    f"  image    {facts['width']} x {facts['height']} pixels{tiles}",
     f"  file     {facts['bytes']:,} bytes, {facts['bpp']:.4f} bpp"
     f" ({facts['header_bytes']} bytes besides the payload)",
     f"  format   version {facts['version']}",

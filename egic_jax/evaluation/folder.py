@@ -28,7 +28,8 @@ class Result:
     psnr: dB on 8-bit RGB.
     ms_ssim: in [0, 1]; nan where a side is shorter than 161 pixels.
     encode_seconds, decode_seconds: networks and range coder, without reading
-      and writing files. The first picture of a size includes compilation.
+      and writing files. The first picture of a bucket of sizes includes
+      compilation.
   """
 
   name: str

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from egic_jax.entropy import gaussian
 from egic_jax.models import presets
-from egic_jax.ops import quantization
+from egic_jax.ops import extents, quantization
 
 # (slice index, latent means, latent scales, decoded slices) to the slice's
 # mean and real-valued scale index.
@@ -73,14 +73,16 @@ class SliceNetwork(nn.Module):
   widths: Sequence[int]
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(
+    self, x: jax.Array, valid: extents.Extent | None = None
+  ) -> jax.Array:
     for i, width in enumerate(self.widths):
       last = i == len(self.widths) - 1
       x = nn.Conv(
         width,
         (3, 3),
         name=f"conv_{i}",
-      )(x)
+      )(extents.zero_outside(x, valid))
       x = x if last else jax.nn.relu(x)
     return x
 
@@ -112,6 +114,7 @@ class Charm(nn.Module):
     latent_means: jax.Array,
     latent_scales: jax.Array,
     support: tuple[jax.Array, ...],
+    valid: extents.Extent | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """Mean and scale index of slice i.
 
@@ -119,6 +122,7 @@ class Charm(nn.Module):
       i: slice index.
       latent_means, latent_scales: (B, h, w, C).
       support: y_hat of the slices before i, each (B, h, w, C / num_slices).
+      valid: the extent that counts, in elements of y; None for all of it.
 
     Returns:
       mean and real-valued scale index in [0, 63], (B, h, w, C / num_slices).
@@ -127,10 +131,10 @@ class Charm(nn.Module):
     own = slice(i * size, (i + 1) * size)
     support = support[: self.config.max_support]
     mean = self.means[i](
-      jnp.concatenate([latent_means[..., own], *support], axis=-1)
+      jnp.concatenate([latent_means[..., own], *support], axis=-1), valid
     )
     index = self.scales[i](
-      jnp.concatenate([latent_scales[..., own], *support], axis=-1)
+      jnp.concatenate([latent_scales[..., own], *support], axis=-1), valid
     )
     index = quantization.clip_inward(index, 0.0, gaussian.NUM_SCALES - 1.0)
     return mean, index

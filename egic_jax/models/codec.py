@@ -2,6 +2,9 @@
 
 `Codec` binds the parts; each is a method of its own, so that training traces
 all of them into one program and the bitstream steps through them one by one.
+
+Where a method takes `valid`, this is the extent that counts (`ops.extents`), in
+elements of the method's first array; None for all of it.
 """
 
 import functools
@@ -14,7 +17,7 @@ import jax.numpy as jnp
 
 from egic_jax.entropy import factorized, gaussian
 from egic_jax.models import charm, initialization, presets, transforms
-from egic_jax.ops import quantization
+from egic_jax.ops import extents, quantization
 
 
 class CodecOutput(NamedTuple):
@@ -34,6 +37,17 @@ class CodecOutput(NamedTuple):
   z_bits: jax.Array
   y: jax.Array
   z: jax.Array
+  y_hat: jax.Array
+  z_hat: jax.Array
+  mean: jax.Array
+  scale_index: jax.Array
+
+
+class Quantized(NamedTuple):
+  """Latents rounded and counted; fields as in `CodecOutput`."""
+
+  y_bits: jax.Array
+  z_bits: jax.Array
   y_hat: jax.Array
   z_hat: jax.Array
   mean: jax.Array
@@ -68,7 +82,9 @@ class Codec(nn.Module):
       "prior", lambda _: {k: jnp.zeros(v) for k, v in shapes.items()}
     )
 
-  def analysis(self, image: jax.Array) -> jax.Array:
+  def analysis(
+    self, image: jax.Array, valid: extents.Extent | None = None
+  ) -> jax.Array:
     """g_a: image (B, H, W, 3) in [0, 1], sides multiples of 64 > y."""
     chex.assert_shape(image, (None, None, None, 3))
     height, width = image.shape[1:3]
@@ -77,36 +93,54 @@ class Codec(nn.Module):
         f"image is {height}x{width}; its sides must be multiples of"
         f" {self.config.hyper_stride}: pad it first"
       )
-    return self._analysis(image)
+    return self._analysis(image, valid)
 
-  def hyper_analysis(self, y: jax.Array) -> jax.Array:
+  def hyper_analysis(
+    self, y: jax.Array, valid: extents.Extent | None = None
+  ) -> jax.Array:
     """h_a: y (B, H/16, W/16, C) > z (B, H/64, W/64, Cz)."""
-    return self._hyper_analysis(y)
+    return self._hyper_analysis(y, valid)
 
-  def hyper_synthesis(self, z_hat: jax.Array) -> tuple[jax.Array, jax.Array]:
+  def hyper_synthesis(
+    self, z_hat: jax.Array, valid: extents.Extent | None = None
+  ) -> tuple[jax.Array, jax.Array]:
     """h_s: z_hat > latent means and latent scales, each (B, H/16, W/16, C)."""
-    means, scales = jnp.split(self._hyper_synthesis(z_hat), 2, axis=-1)
+    both = self._hyper_synthesis(z_hat, valid)
+    means, scales = jnp.split(both, 2, axis=-1)
     return means, scales
 
-  def slice_parameters(self, i, latent_means, latent_scales, support):
+  def slice_parameters(
+    self, i, latent_means, latent_scales, support, valid=None
+  ):
     """Mean and scale index of slice i; see `charm.Charm.slice_parameters`."""
-    return self._charm.slice_parameters(i, latent_means, latent_scales, support)
+    return self._charm.slice_parameters(
+      i, latent_means, latent_scales, support, valid
+    )
 
-  def synthesis(self, y_hat: jax.Array) -> jax.Array:
+  def synthesis(
+    self, y_hat: jax.Array, valid: extents.Extent | None = None
+  ) -> jax.Array:
     """g_s: y_hat > x_hat (B, H, W, 3), about [0, 1], not clipped."""
-    return self._synthesis(y_hat)
+    return self._synthesis(y_hat, valid)
 
-  def synthesis_features(self, y_hat: jax.Array) -> jax.Array:
+  def synthesis_features(
+    self, y_hat: jax.Array, valid: extents.Extent | None = None
+  ) -> jax.Array:
     """Input of the last stage of g_s, (B, H/2, W/2, C): what ORP is fed."""
-    return self._synthesis.features(y_hat)
+    return self._synthesis.features(y_hat, valid)
 
-  def synthesis_last_stage(self, features: jax.Array) -> jax.Array:
+  def synthesis_last_stage(
+    self, features: jax.Array, valid: extents.Extent | None = None
+  ) -> jax.Array:
     """The last stage of g_s: features > x_hat."""
-    return self._synthesis.last_stage(features)
+    return self._synthesis.last_stage(features, valid)
 
-  def z_bits(self, z: jax.Array) -> jax.Array:
+  def z_bits(
+    self, z: jax.Array, valid: extents.Extent | None = None
+  ) -> jax.Array:
     """Estimated bits of rounded or noisy z: (B, h, w, Cz) > (B,)."""
-    return factorized.bits(self._prior, z).sum((1, 2, 3))
+    bits = factorized.bits(self._prior, z)
+    return extents.zero_outside(bits, valid).sum((1, 2, 3))
 
   def __call__(
     self, image: jax.Array, key: jax.Array | None = None
@@ -124,9 +158,26 @@ class Codec(nn.Module):
     """
     y = self.analysis(image)
     z = self.hyper_analysis(y)
+    quantized = self.quantize(y, z, key)
+    return CodecOutput(
+      x_hat=self.synthesis(quantized.y_hat), y=y, z=z, **quantized._asdict()
+    )
+
+  def quantize(
+    self,
+    y: jax.Array,
+    z: jax.Array,
+    key: jax.Array | None = None,
+    valid: extents.Extent | None = None,
+  ) -> Quantized:
+    """Rounds latents and counts their bits, `key` as in `__call__`.
+
+    y (B, H/16, W/16, C) and z (B, H/64, W/64, Cz).
+    """
+    valid_z = extents.halved(extents.halved(valid))
     if key is None:
       z_hat = jnp.round(z)
-      z_bits = self.z_bits(z_hat)
+      z_bits = self.z_bits(z_hat, valid_z)
       y_noise = None
     else:
       y_key, z_key = jax.random.split(key)
@@ -142,25 +193,23 @@ class Codec(nn.Module):
       residual = y[..., own] - mean
       rounded = quantization.round_straight_through(residual)
       counted = rounded if y_noise is None else residual + y_noise[..., own]
-      y_bits.append(gaussian.bits(counted, index).sum((1, 2, 3)))
+      bits = extents.zero_outside(gaussian.bits(counted, index), valid)
+      y_bits.append(bits.sum((1, 2, 3)))
       means.append(mean)
       indices.append(index)
       return rounded + mean
 
-    latent_means, latent_scales = self.hyper_synthesis(z_hat)
+    latent_means, latent_scales = self.hyper_synthesis(z_hat, valid_z)
     y_hat = charm.visit_slices(
-      self.slice_parameters,
+      functools.partial(self.slice_parameters, valid=valid),
       visit,
       latent_means,
       latent_scales,
       self.config.num_slices,
     )
-    return CodecOutput(
-      x_hat=self.synthesis(y_hat),
+    return Quantized(
       y_bits=jnp.stack(y_bits, axis=-1),
       z_bits=z_bits,
-      y=y,
-      z=z,
       y_hat=y_hat,
       z_hat=z_hat,
       mean=jnp.concatenate(means, axis=-1),

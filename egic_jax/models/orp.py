@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from egic_jax.models import presets, transforms
+from egic_jax.ops import extents
 
 
 class OrpHead(nn.Module):
@@ -21,9 +22,11 @@ class OrpHead(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, features: jax.Array) -> jax.Array:
+  def __call__(
+    self, features: jax.Array, valid: extents.Extent | None = None
+  ) -> jax.Array:
     return transforms.synthesis_last_stage(self.config, self.dtype, "head")(
-      jax.lax.stop_gradient(features)
+      jax.lax.stop_gradient(features), valid
     )
 
 

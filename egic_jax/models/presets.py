@@ -6,6 +6,8 @@ A size is data. Nothing in the project tests for a preset's name.
 import dataclasses
 from typing import Any
 
+from egic_jax.models import size_json
+
 
 @dataclasses.dataclass(frozen=True)
 class CodecConfig:
@@ -118,18 +120,10 @@ def get_preset(name: str) -> CodecConfig:
 
 
 def config_to_dict(config: CodecConfig) -> dict[str, Any]:
-  """A JSON-able mapping with every field; tuples become lists."""
-  fields = dataclasses.asdict(config)
-  return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+  """See size_json.to_dict."""
+  return size_json.to_dict(config)
 
 
 def config_from_dict(fields: dict[str, Any]) -> CodecConfig:
   """Inverse of `config_to_dict`; ValueError names unknown or missing keys."""
-  names = {field.name for field in dataclasses.fields(CodecConfig)}
-  if wrong := names.symmetric_difference(fields):
-    raise ValueError(
-      f"model description has unknown or missing keys: {sorted(wrong)}"
-    )
-  return CodecConfig(
-    **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-  )
+  return size_json.from_dict(CodecConfig, fields, "model")

@@ -2,7 +2,8 @@
 
 Liu et al., Swin Transformer, ICCV 2021; as in SwinT-ChARM (Zhu, Yang, Cohen,
 ICLR 2022). All maps are (B, H, W, C). Parameters are float32; `dtype` is the
-type that products are computed in.
+type that products are computed in. `valid` is the extent of the map that counts
+(`ops.extents`), in tokens.
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from egic_jax.ops import attention, space_to_depth, windows
+from egic_jax.ops import attention, extents, space_to_depth, windows
 
 
 def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
@@ -30,7 +31,9 @@ class WindowAttention(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(
+    self, x: jax.Array, valid: extents.Extent | None = None
+  ) -> jax.Array:
     """(B, H, W, C) > (B, H, W, C)."""
     _, height, width, channels = x.shape
     tokens = self.window**2
@@ -41,7 +44,7 @@ class WindowAttention(nn.Module):
     )
     bias = table[windows.relative_position_index(self.window).reshape(-1)]
     bias = bias.reshape(tokens, tokens, self.num_heads).transpose(2, 0, 1)
-    regions = windows.regions(height, width, self.window, self.shift)
+    regions = windows.regions(height, width, self.window, self.shift, valid)
 
     x = windows.partition(x, self.window, self.shift)
     qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(x)
@@ -60,12 +63,14 @@ class SwinBlock(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(
+    self, x: jax.Array, valid: extents.Extent | None = None
+  ) -> jax.Array:
     """(B, H, W, C) > (B, H, W, C)."""
     channels = x.shape[-1]
     x = x + WindowAttention(
       self.num_heads, self.window, self.shift, self.dtype, name="attention"
-    )(layer_norm(self.dtype, "norm1")(x))
+    )(layer_norm(self.dtype, "norm1")(x), valid)
     hidden = nn.Dense(
       self.mlp_ratio * channels,
       dtype=self.dtype,
@@ -85,7 +90,9 @@ class SwinBlocks(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(
+    self, x: jax.Array, valid: extents.Extent | None = None
+  ) -> jax.Array:
     """(B, H, W, C) > (B, H, W, C)."""
     for i in range(self.depth):
       x = SwinBlock(
@@ -95,7 +102,7 @@ class SwinBlocks(nn.Module):
         mlp_ratio=self.mlp_ratio,
         dtype=self.dtype,
         name=f"block_{i}",
-      )(x)
+      )(x, valid)
     return x
 
 

@@ -2,7 +2,9 @@
 
 SwinT-ChARM (Zhu, Yang, Cohen, ICLR 2022): downwards a 2x2 stride-2 convolution,
 then stages of Swin blocks with a PatchMerging between two; upwards stages of
-Swin blocks, each ending in a PatchSplitting, the last in a PatchUnpack.
+Swin blocks, each ending in a PatchSplitting, the last in a PatchUnpack. `valid`
+is the extent of a transform's input that counts (`ops.extents`), in its
+elements.
 """
 
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from egic_jax.models import presets, swin
+from egic_jax.ops import extents
 
 
 class Downward(nn.Module):
@@ -29,7 +32,9 @@ class Downward(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(
+    self, x: jax.Array, valid: extents.Extent | None = None
+  ) -> jax.Array:
     x = nn.Conv(
       self.widths[0],
       (2, 2),
@@ -38,11 +43,13 @@ class Downward(nn.Module):
       dtype=self.dtype,
       name="patch_embedding",
     )(x)
+    valid = extents.halved(valid)
     for i, (width, depth) in enumerate(
       zip(self.widths, self.depths, strict=True)
     ):
       if i:
         x = swin.PatchMerging(width, self.dtype, name=f"merging_{i - 1}")(x)
+        valid = extents.halved(valid)
       x = swin.SwinBlocks(
         depth,
         width // self.head_width,
@@ -50,7 +57,7 @@ class Downward(nn.Module):
         self.mlp_ratio,
         self.dtype,
         name=f"stage_{i}",
-      )(x)
+      )(x, valid)
     return x.astype(jnp.float32)
 
 
@@ -71,7 +78,9 @@ class UpwardStage(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(
+    self, x: jax.Array, valid: extents.Extent | None = None
+  ) -> jax.Array:
     x = swin.SwinBlocks(
       self.depth,
       self.width // self.head_width,
@@ -79,7 +88,7 @@ class UpwardStage(nn.Module):
       self.mlp_ratio,
       self.dtype,
       name="blocks",
-    )(x.astype(self.dtype))
+    )(x.astype(self.dtype), valid)
     if self.last:
       return swin.PatchUnpack(self.out, self.dtype, name="unpack")(x)
     return swin.PatchSplitting(self.out, self.dtype, name="splitting")(x)
@@ -121,18 +130,29 @@ class Upward(nn.Module):
       )
     ]
 
-  def features(self, x: jax.Array) -> jax.Array:
+  def features(
+    self, x: jax.Array, valid: extents.Extent | None = None
+  ) -> jax.Array:
     """What the last stage is fed with: half the output's resolution."""
-    for stage in self.stages[:-1]:
-      x = stage(x)
+    for i, stage in enumerate(self.stages[:-1]):
+      x = stage(x, extents.scaled(valid, 2**i))
     return x
 
-  def last_stage(self, features: jax.Array) -> jax.Array:
-    """The last stage alone: features > output, float32."""
-    return self.stages[-1](features)
+  def last_stage(
+    self, features: jax.Array, valid: extents.Extent | None = None
+  ) -> jax.Array:
+    """The last stage alone: features > output, float32.
 
-  def __call__(self, x: jax.Array) -> jax.Array:
-    return self.last_stage(self.features(x))
+    `valid` counts elements of the features.
+    """
+    return self.stages[-1](features, valid)
+
+  def __call__(
+    self, x: jax.Array, valid: extents.Extent | None = None
+  ) -> jax.Array:
+    features = self.features(x, valid)
+    growth = 2 ** (len(self.widths) - 1)
+    return self.last_stage(features, extents.scaled(valid, growth))
 
 
 def _image_blocks(config: presets.CodecConfig) -> dict[str, int]:

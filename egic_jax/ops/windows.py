@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from egic_jax.ops import extents
+
 
 def padded_size(size: int, window: int) -> int:
   """Smallest multiple of `window` that is at least `size`."""
@@ -56,10 +58,13 @@ def merge(
   return x[:, :height, :width]
 
 
-@functools.cache
 def regions(
-  height: int, width: int, window: int, shift: int
-) -> np.ndarray | None:
+  height: int,
+  width: int,
+  window: int,
+  shift: int,
+  valid: extents.Extent | None = None,
+) -> np.ndarray | jax.Array | None:
   """Which tokens of a window may see each other: those of the same region.
 
   After a cyclic shift the last windows hold tokens from opposite borders; these
@@ -70,13 +75,35 @@ def regions(
     height, width: size of the feature map in tokens, before completion.
     window: side of a window in tokens.
     shift: the cyclic shift of `partition`.
+    valid: the part of the map that counts, if not all of it. Its tokens see what
+      they would if the map ended there.
 
   Returns:
     (windows, window**2) int32 region of each token, or None if there is but one.
   """
+  if valid is None:
+    return _regions_of_whole_map(height, width, window, shift)
+  rows, columns = padded_size(height, window), padded_size(width, window)
+  region = _shift_regions(rows, columns, window, shift)
+  inside = extents.inside(rows, columns, valid)
+  inside = jnp.roll(inside, (-shift, -shift), (0, 1))
+  return _by_window(jnp.where(inside, region, -1), window)
+
+
+@functools.cache
+def _regions_of_whole_map(height, width, window, shift) -> np.ndarray | None:
   rows, columns = padded_size(height, window), padded_size(width, window)
   if not shift and (rows, columns) == (height, width):
     return None
+  region = _shift_regions(rows, columns, window, shift)
+  inside = np.zeros((rows, columns), bool)
+  inside[:height, :width] = True
+  region[~np.roll(inside, (-shift, -shift), (0, 1))] = -1
+  return _by_window(region, window)
+
+
+def _shift_regions(rows, columns, window, shift) -> np.ndarray:
+  """Which border each token comes from after the shift: (rows, columns)."""
   region = np.zeros((rows, columns), np.int32)
   if shift:
     for axis, size in enumerate((rows, columns)):
@@ -84,9 +111,12 @@ def regions(
       part[size - window : size - shift] = 1
       part[size - shift :] = 2
       region += part[:, None] * 3 if axis == 0 else part[None, :]
-  inside = np.zeros((rows, columns), bool)
-  inside[:height, :width] = True
-  region[~np.roll(inside, (-shift, -shift), (0, 1))] = -1
+  return region
+
+
+def _by_window(region, window):
+  """(rows, columns) > (windows, window**2)."""
+  rows, columns = region.shape
   tokens = region.reshape(rows // window, window, columns // window, window)
   return tokens.transpose(0, 2, 1, 3).reshape(-1, window * window)
 

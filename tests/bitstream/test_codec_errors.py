@@ -43,14 +43,14 @@ def test_every_damage_raises(image_codec, picture):
 def test_damaged_payload_with_a_right_file_checksum(image_codec, picture):
   # As a file made to deceive would have it: the symbols' checksum has to tell.
   encoded = image_codec.encode_with_parts(picture(37, 53))
-  payload = container.unpack(encoded.data).payload
+  (payload,) = container.unpack(encoded.data).payloads
   refused = 0
   rng = np.random.default_rng(0)
   for _ in range(100):
     damaged = bytearray(payload)
     for position in rng.integers(0, len(damaged), rng.integers(1, 4)):
       damaged[position] ^= 1 << rng.integers(8)
-    data = _repack(encoded.data, payload=bytes(damaged))
+    data = _repack(encoded.data, payloads=(bytes(damaged),))
     try:
       symbols = image_codec.decode_symbols(data)
     except container.BitstreamError as error:
@@ -69,7 +69,7 @@ def test_random_payloads_raise(image_codec, picture):
   payloads += [rng.bytes(rng.integers(1, 300)) for _ in range(50)]
   for payload in payloads:
     with pytest.raises(container.BitstreamError):
-      image_codec.decode(_repack(data, payload=payload))
+      image_codec.decode(_repack(data, payloads=(payload,)))
 
 
 def test_wrong_symbol_checksum_names_the_cause(image_codec, picture):

@@ -13,7 +13,15 @@ _SMALL = Container(
   height=300,
   width=1,
   symbol_checksum=0xDEADBEEF,
-  payload=b"some payload",
+  payloads=(b"some payload",),
+)
+# Two rows of three tiles.
+_TILED = Container(
+  fingerprint=bytes(range(8)),
+  height=1025,
+  width=3000,
+  symbol_checksum=1,
+  payloads=(b"first", b"", bytes(200), b"4", b"five", b"last"),
 )
 
 
@@ -23,28 +31,43 @@ def _with_checksum(body):
 
 @hypothesis.given(
   st.binary(min_size=8, max_size=8),
-  st.integers(1, 2**32 - 1),
-  st.integers(1, 2**32 - 1),
+  st.integers(1, 1024),
+  st.integers(1, 1024),
   st.integers(0, 2**32 - 1),
   st.binary(max_size=50),
 )
 def test_comes_back_with_little_overhead(
   fingerprint, height, width, checksum, payload
 ):
-  fields = Container(fingerprint, height, width, checksum, payload)
+  fields = Container(fingerprint, height, width, checksum, (payload,))
   data = container.pack(fields)
   assert container.unpack(data, max_pixels=None) == fields
-  assert 23 <= len(data) - len(payload) <= 31
+  assert 23 <= len(data) - len(payload) <= 25
+
+
+@hypothesis.given(st.integers(1, 5000), st.integers(1, 5000), st.data())
+def test_tiles_come_back(height, width, data):
+  count = -(-height // 1024) * -(-width // 1024)
+  payloads = data.draw(
+    st.lists(st.binary(max_size=300), min_size=count, max_size=count)
+  )
+  fields = Container(bytes(8), height, width, 0, tuple(payloads))
+  assert container.unpack(container.pack(fields)) == fields
 
 
 def test_layout_byte_by_byte():
-  body = b"EGIC\x01" + bytes(range(8)) + b"\xac\x02" + b"\x01"
+  body = b"EGIC\x02" + bytes(range(8)) + b"\xac\x02" + b"\x01"
   body += b"\xef\xbe\xad\xde" + b"some payload"
   assert container.pack(_SMALL) == _with_checksum(body)
+  body = b"EGIC\x02" + bytes(range(8)) + b"\x81\x08" + b"\xb8\x17"
+  body += b"\1\0\0\0" + b"\5first" + b"\0" + b"\xc8\x01" + bytes(200)
+  body += b"\1" + b"4" + b"\4five" + b"last"
+  assert container.pack(_TILED) == _with_checksum(body)
 
 
-def test_every_bit_flip_raises():
-  data = container.pack(_SMALL)
+@pytest.mark.parametrize("fields", [_SMALL, _TILED])
+def test_every_bit_flip_raises(fields):
+  data = container.pack(fields)
   for bit in range(8 * len(data)):
     damaged = bytearray(data)
     damaged[bit // 8] ^= 1 << bit % 8
@@ -53,8 +76,9 @@ def test_every_bit_flip_raises():
     assert "\n" not in str(caught.value)
 
 
-def test_every_truncation_raises():
-  data = container.pack(_SMALL)
+@pytest.mark.parametrize("fields", [_SMALL, _TILED])
+def test_every_truncation_raises(fields):
+  data = container.pack(fields)
   for length in range(len(data)):
     with pytest.raises(BitstreamError, match="truncated or damaged"):
       container.unpack(data[:length])
@@ -79,19 +103,20 @@ def test_foreign_file(data):
       container.unpack(data)
 
 
-@pytest.mark.parametrize("version", [2, 3, 255])
+@pytest.mark.parametrize("version", [3, 4, 255])
 def test_newer_version_is_told_apart_from_damage(version):
   for rest in (container.pack(_SMALL)[5:], b"", b"anything else"):
     data = b"EGIC" + bytes((version,)) + rest
-    with pytest.raises(BitstreamError, match="newer than version 1") as caught:
+    with pytest.raises(BitstreamError, match="newer than version 2") as caught:
       container.unpack(data)
     assert f"version {version}" in str(caught.value)
 
 
-def test_version_zero_never_existed():
+@pytest.mark.parametrize("version", [0, 1])
+def test_versions_that_were_never_released(version):
   body = container.pack(_SMALL)[:-4]
-  with pytest.raises(BitstreamError, match="version 0"):
-    container.unpack(_with_checksum(body[:4] + b"\0" + body[5:]))
+  with pytest.raises(BitstreamError, match=f"version {version} was never"):
+    container.unpack(_with_checksum(body[:4] + bytes((version,)) + body[5:]))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +135,7 @@ def test_version_zero_never_existed():
   ],
 )
 def test_header_is_checked_even_when_the_checksum_is_right(sizes, message):
-  body = b"EGIC\x01" + bytes(8) + sizes
+  body = b"EGIC\x02" + bytes(8) + sizes
   # Some bytes to read on into, save where the header ends too soon.
   if "ends" not in message and "incomplete" not in message:
     body += bytes(8)
@@ -118,8 +143,42 @@ def test_header_is_checked_even_when_the_checksum_is_right(sizes, message):
     container.unpack(_with_checksum(body))
 
 
+# 1025 x 3000 pixels, six tiles.
+_TILED_HEADER = b"EGIC\x02" + bytes(8) + b"\x81\x08" + b"\xb8\x17" + bytes(4)
+
+
+@pytest.mark.parametrize(
+  "payloads, message",
+  [
+    (b"", "too short for the 6 tiles"),
+    (bytes(4), "too short for the 6 tiles"),
+    (b"\6" + bytes(5), "length of tile 1 of 6 is 6, past its end"),
+    (b"\xff\xff\xff\xff\x0f" + bytes(9), "is 4294967295, past its end"),
+    (
+      b"\xff\xff\xff\xff\x7f" + bytes(9),
+      "length of tile 1 of 6 is 34359738367",
+    ),
+    (b"\0\x80\0" + bytes(9), "length of tile 2 of 6 is badly spelled"),
+    (b"\x80" * 9, "length of tile 1 of 6 takes more than 5"),
+    (bytes(4) + b"\x80", "ends within its length of tile 5 of 6"),
+    (b"\5" + bytes(5), "ends within its length of tile 2 of 6"),
+  ],
+)
+def test_lengths_of_tiles_are_checked(payloads, message):
+  with pytest.raises(BitstreamError, match=message):
+    container.unpack(_with_checksum(_TILED_HEADER + payloads))
+
+
+def test_no_work_for_tiles_that_cannot_be_there():
+  # 2**64 pixels, 2**44 tiles, in a file of 31 bytes.
+  sides = b"\xff\xff\xff\xff\x0f" * 2
+  data = _with_checksum(b"EGIC\x02" + bytes(8) + sides + bytes(4))
+  with pytest.raises(BitstreamError, match="too short for the 17592186044416"):
+    container.unpack(data, max_pixels=None)
+
+
 def test_declared_size_is_limited():
-  fields = Container(bytes(8), 2**14, 2**14 + 1, 0, b"")
+  fields = Container(bytes(8), 2**14, 2**14 + 1, 0, (b"",) * 16 * 17)
   data = container.pack(fields)
   with pytest.raises(BitstreamError, match="more than the limit"):
     container.unpack(data)
@@ -132,7 +191,7 @@ def test_declared_size_is_limited():
 @hypothesis.settings(max_examples=500)
 @hypothesis.given(st.binary(max_size=60), st.booleans())
 def test_anything_is_read_or_refused(tail, has_checksum):
-  data = b"EGIC\x01" + tail
+  data = b"EGIC\x02" + tail
   try:
     container.unpack(_with_checksum(data) if has_checksum else data)
   except BitstreamError as error:
@@ -146,7 +205,9 @@ def test_anything_is_read_or_refused(tail, has_checksum):
     ({"width": 2**32}, "width is 4294967296"),
     ({"fingerprint": b"short"}, "fingerprint has 5 bytes"),
     ({"symbol_checksum": -1}, "symbol_checksum is -1"),
-    ({"version": 2}, "version is 2"),
+    ({"version": 3}, "version is 3"),
+    ({"payloads": ()}, "300 x 1 pixels has 1 tiles"),
+    ({"width": 1025}, "payloads are 1; a picture"),
   ],
 )
 def test_pack_refuses_what_does_not_fit(fields, message):
@@ -157,10 +218,11 @@ def test_pack_refuses_what_does_not_fit(fields, message):
 def test_inspect_needs_no_model():
   data = container.pack(_SMALL)
   assert container.inspect(data) == {
-    "version": 1,
+    "version": 2,
     "fingerprint": "0001020304050607",
     "height": 300,
     "width": 1,
+    "tiles": 1,
     "bytes": len(data),
     "header_bytes": 24,
     "payload_bytes": 12,

@@ -6,6 +6,8 @@ A size is data. Nothing in the project tests for a preset's name.
 import dataclasses
 from typing import Any
 
+from egic_jax.models import size_json
+
 CONDITIONINGS = ("projection", "concatenation", "none")
 NORMALIZATIONS = ("weight", "spectral", "none")
 
@@ -151,18 +153,10 @@ def get_preset(name: str, **changes: Any) -> DiscriminatorConfig:
 
 
 def config_to_dict(config: DiscriminatorConfig) -> dict[str, Any]:
-  """A JSON-able mapping with every field; tuples become lists."""
-  fields = dataclasses.asdict(config)
-  return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+  """See size_json.to_dict."""
+  return size_json.to_dict(config)
 
 
 def config_from_dict(fields: dict[str, Any]) -> DiscriminatorConfig:
   """Inverse of `config_to_dict`; ValueError names unknown or missing keys."""
-  names = {field.name for field in dataclasses.fields(DiscriminatorConfig)}
-  if wrong := names.symmetric_difference(fields):
-    raise ValueError(
-      f"discriminator description has unknown or missing keys: {sorted(wrong)}"
-    )
-  return DiscriminatorConfig(
-    **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-  )
+  return size_json.from_dict(DiscriminatorConfig, fields, "discriminator")
