@@ -37,6 +37,8 @@ TRAIN = DATA + [
   "orbax-checkpoint>=0.11.30",
   "tensorboardX>=2.6.4",
 ]
+# `egic aot`: the TPU compiler that goes with the installed jax.
+TPU_AOT = TRAIN + ["jax[tpu]>=0.10"]
 TEST = ["hypothesis>=6.100", "pytest>=8.0", "ruff>=0.9"]
 # The photograph of the quick start.
 DEMO = ["scikit-image>=0.25"]
@@ -54,6 +56,7 @@ setuptools.setup(
   extras_require={
     "data": DATA,
     "train": TRAIN,
+    "tpu-aot": TPU_AOT,
     "evaluation": [],  # The metrics need nothing beyond the core.
     "demo": DEMO,
     "test": TRAIN + TEST + DEMO,

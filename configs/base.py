@@ -65,7 +65,11 @@ def get_config() -> ConfigDict:
   config.data.scale_range = (0.5, 1.5)
   config.data.scale_step = 0.1
   config.data.flip = True
-  # Threads that decode, and batches that are kept ready.
+  # Threads that decode, and batches that are kept ready; and processes beside
+  # this one that do so, each with as many, where Python's threads are too slow
+  # for an accelerator (benchmarks/README.md). 0 for none: they take seconds to
+  # start. Batches do not depend on any of this.
+  config.data.num_workers = 0
   config.data.num_threads = 4
   config.data.prefetch = 4
   # Keep decoded images in memory (fast, for data sets of some GiB at most).
@@ -90,8 +94,9 @@ def get_config() -> ConfigDict:
   config.loss.adversarial_weight = 0.15
   # Of the discriminator, beside the cross-entropies of real and fake.
   config.loss.labelmix_weight = 10.0
-  # Weights of labelled pixels: "small_instances" (3 on instances of fewer than
-  # 4096 pixels where the data have instances, which is coco; else 1),
+  # Weights of labelled pixels: "small_instances" (3 on instances that the data
+  # set's own annotation gives fewer than 4096 pixels; only coco has instances,
+  # else 1),
   # "class_balanced" (inverse frequency in the batch) or "none".
   config.loss.pixel_weights = "small_instances"
 
@@ -124,11 +129,12 @@ def get_config() -> ConfigDict:
   config.train.keep = 3
   # Seed of the initial parameters and of the noise.
   config.train.seed = 0
-  # Work directory of an earlier run whose codec this one starts from; stages 2
-  # and 3 need one.
+  # Whose codec this one starts from: the work directory of an earlier run, or a
+  # model file of egic export or egic import-official. Stages 2 and 3 need one.
   config.train.init_from = ""
-  # Likewise for the discriminator: that of stage 0. "" for none: stage 2 then
-  # has one that was not pre-trained.
+  # Likewise for the discriminator: the work directory of stage 0, or a file of
+  # egic import-official --discriminator. "" for none: stage 2 then has one that
+  # was not pre-trained.
   config.train.init_discriminator = ""
   # Decay of a moving average of what the generator's side trains, which is then
   # what is evaluated, exported and built upon; 0 for none.
@@ -142,7 +148,13 @@ def get_config() -> ConfigDict:
   config.train.num_validation = 1_000
 
   config.mesh = ConfigDict()
-  # Devices over which a batch is split; -1 is all of them.
+  # data * fsdp devices share a batch; data=-1 is as many as there are. With
+  # fsdp=1 each has all parameters; with fsdp=N parameters, optimiser moments
+  # and averages are split over groups of N, which changes no result, only
+  # memory and traffic.
   config.mesh.data = -1
+  config.mesh.fsdp = 1
+  # Arrays of fewer values than this stay whole on every device.
+  config.mesh.min_split_size = 16_384
 
   return config.lock()

@@ -3,8 +3,10 @@
 Command:   egic train --config configs/tiny_discriminator.py \
                --workdir runs/tiny_discriminator
 Hardware:  2 CPU cores
-Time:      not yet measured
-Result:    mIoU, pixel accuracy: not yet measured
+Time:      not yet measured; on photographs 35 minutes for 6,000 steps, on a
+           busy machine
+Result:    not yet measured; on photographs mIoU 0.215, pixel accuracy 0.537
+           (chance 0.020 and 0.241), see experiments/oasis_c
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@ Command:   egic train --config configs/tiny_mse.py --workdir runs/tiny_mse \
 Hardware:  2 CPU cores
 Time:      85 minutes for 7,200 steps, on a busy machine
 Result:    Kodak 0.187 bpp, 27.68 dB, MS-SSIM 0.921, see
-               experiments/tiny_photographs
+               experiments/stage1_mse
 """
 
 from ml_collections import ConfigDict

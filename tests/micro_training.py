@@ -97,7 +97,7 @@ def run_arguments(stage_name="stage1_mse", networks=None, **weights):
       )
       for update in stage.updates
     },
-    "schedule": schedule,
+    "schedules": {update.optimizer: schedule for update in stage.updates},
     "mesh": sharding.make_mesh(1 if jax.process_count() == 1 else -1),
     "iterator": make_iterator(),
     "dataset_identity": "waves/train:12",

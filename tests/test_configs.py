@@ -25,7 +25,7 @@ def test_there_are_configs():
   assert {"base", "tiny", "tiny_mse", "small_mse", "full_mse"} <= names
 
 
-@pytest.mark.parametrize("size", ["full", "tiny"])
+@pytest.mark.parametrize("size", ["full", "small", "tiny"])
 def test_every_stage_has_a_config(size):
   found = {
     overrides.load_config(str(path)).train.stage
@@ -54,11 +54,13 @@ def test_config_builds(path):
     config, codec_config, num_classes=133
   )
   assert size.latent_channels == codec_config.latent_channels
-  schedule, optimizers = trainer.make_optimizers(config, stage)
-  assert optimizers.keys() == {update.optimizer for update in stage.updates}
-  assert float(schedule(config.train.steps - 1)) == pytest.approx(
-    config.optimizer.final_learning_rate
-  )
+  schedules, optimizers = trainer.make_optimizers(config, stage)
+  names = {update.optimizer for update in stage.updates}
+  assert optimizers.keys() == schedules.keys() == names
+  for name, schedule in schedules.items():
+    assert float(schedule(config.train.steps - 1)) == pytest.approx(
+      config.optimizer.final_learning_rate
+    ), name
 
 
 @pytest.mark.parametrize(
@@ -84,6 +86,10 @@ def test_the_published_objective_and_schedule():
     # Adam's first step is as long as the learning rate.
     update, _ = each.update(jnp.ones(()), each.init(jnp.ones(())))
     assert float(update) == pytest.approx(-1e-5, rel=1e-4)
+  config.optimizer.discriminator_scale = 4.0
+  schedules, _ = trainer.make_optimizers(config, stages.get_stage("stage2_gan"))
+  rates = {name: float(schedule(0)) for name, schedule in schedules.items()}
+  assert rates == pytest.approx({"generator": 1e-5, "discriminator": 4e-5})
   config = overrides.load_config(str(_FOLDER / "full_mse.py"))
   assert config.loss.distortion_weight == pytest.approx(0.1 * 2**-5 * 0.75)
   assert config.train.steps == 2_000_000

@@ -10,7 +10,7 @@ from egic_jax.evaluation import quality
 
 MODEL = (
   pathlib.Path(__file__).resolve().parents[1]
-  / "experiments/tiny_photographs/tiny.safetensors"
+  / "experiments/stage1_mse/tiny.safetensors"
 )
 
 

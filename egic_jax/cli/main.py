@@ -8,6 +8,7 @@ from collections.abc import Sequence
 # Command, its module in egic_jax.cli, what it does.
 _COMMANDS = {
   "train": ("train", "train a codec, or continue training it"),
+  "aot": ("aot", "what a training step takes on a TPU slice, without one"),
   "prepare-coco": ("prepare_coco", "COCO 2017 panoptic, ready for training"),
   "compress": ("compress", "photographs to .egic files"),
   "decompress": ("decompress", ".egic files to pictures"),

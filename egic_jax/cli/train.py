@@ -39,7 +39,28 @@ def make_parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--distributed",
     action="store_true",
-    help="one of several processes: call jax.distributed.initialize first",
+    help=(
+      "one of several processes; the cluster (TPU pod, SLURM, Open MPI,"
+      " Kubernetes) tells jax how many and which"
+    ),
+  )
+  parser.add_argument(
+    "--coordinator",
+    metavar="HOST:PORT",
+    help=(
+      "one of several processes, no cluster to ask: where process 0 listens"
+      " (JAX_COORDINATOR_ADDRESS)"
+    ),
+  )
+  parser.add_argument(
+    "--num-processes",
+    metavar="N",
+    help="with --coordinator: how many (JAX_NUM_PROCESSES)",
+  )
+  parser.add_argument(
+    "--process-id",
+    metavar="I",
+    help="with --coordinator: which one this is, from 0 (JAX_PROCESS_ID)",
   )
   parser.add_argument(
     "overrides",
@@ -81,13 +102,17 @@ def run(argv: Sequence[str]) -> int:
 
     runtime.configure()
     # jax is imported only now: the allocator has to be set before.
-    from egic_jax.training import errors, trainer
+    from egic_jax.training import errors, processes, trainer
 
-    if arguments.distributed:
-      import jax
-
-      jax.distributed.initialize()
     try:
+      processes.start(
+        {
+          "coordinator": arguments.coordinator,
+          "num-processes": arguments.num_processes,
+          "process-id": arguments.process_id,
+        },
+        detect=arguments.distributed,
+      )
       trainer.train(config, arguments.workdir)
     except errors.TrainingError as error:
       return _fail(error)

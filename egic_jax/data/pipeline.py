@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import grain
 import numpy as np
 
-from egic_jax.data import augment
+from egic_jax.data import augment, worker_processes
 from egic_jax.data.datasets import (
   Dataset,
   DatasetSpec,
@@ -76,6 +76,7 @@ def make_train_iterator(
   with_weights: bool = False,
   labelled_only: bool = False,
   num_threads: int = 2,
+  num_workers: int = 0,
   prefetch: int = 4,
   cache_decoded: bool = False,
   cache_bytes: int = 4 << 30,
@@ -86,7 +87,7 @@ def make_train_iterator(
   is always the same global batch, whatever shard_count is. The iterator's state
   (get_state, set_state, or grain.checkpoint.CheckpointSave in Orbax) is the
   number of batches taken; it says nothing of the dataset, so store
-  dataset_identity beside it.
+  dataset_identity beside it. Neither depends on the number of worker processes.
 
   Args:
     dataset: built if it is not there yet.
@@ -108,9 +109,11 @@ def make_train_iterator(
     labelled_only: pictures without label map are left out.
     num_threads: threads that decode and cut, each a batch at a time; 0 for
       none.
-    prefetch: batches in memory ahead of the one returned.
-    cache_decoded: keep decoded pictures in memory.
-    cache_bytes: the most memory for that.
+    num_workers: further processes that do so, each with num_threads; 0 for
+      this one. They take seconds to start; close the iterator when done.
+    prefetch: batches in memory ahead of the one returned, in each worker.
+    cache_decoded: keep decoded pictures in memory, in each worker.
+    cache_bytes: the most memory for that, over all workers.
 
   Returns:
     Iterator of {"image": (B, crop_size, crop_size, 3) uint8, "label": (B,
@@ -122,10 +125,10 @@ def make_train_iterator(
     ValueError: naming the argument that is wrong.
   """
   batch_size = _local_batch_size(global_batch_size, shard_index, shard_count)
-  if num_threads < 0 or prefetch < 1:
+  if num_threads < 0 or num_workers < 0 or prefetch < 1:
     raise ValueError(
-      f"num_threads = {num_threads}, prefetch = {prefetch}: expected at least"
-      " 0 and 1"
+      f"num_threads = {num_threads}, num_workers = {num_workers}, prefetch ="
+      f" {prefetch}: expected at least 0, 0 and 1"
     )
   crop = augment.RandomCrop(
     crop_size=crop_size,
@@ -143,7 +146,7 @@ def make_train_iterator(
     with_labels=with_labels,
     with_weights=with_weights,
     max_side=max_side,
-    cache_bytes=cache_bytes if cache_decoded else 0,
+    cache_bytes=cache_bytes // max(num_workers, 1) if cache_decoded else 0,
   )
   elements = grain.MapDataset.source(source).seed(seed).shuffle().repeat(None)
   # Slicing comes after random_map: the random numbers follow the index at that
@@ -153,14 +156,18 @@ def make_train_iterator(
   batches = elements.random_map(crop).batch(batch_size, drop_remainder=True)
   batches = batches[shard_index::shard_count]
   # The buffer counts batches; grain's default of 500 would fill the memory.
-  return iter(
-    batches.to_iter_dataset(
-      grain.ReadOptions(
-        num_threads=num_threads,
-        prefetch_buffer_size=prefetch if num_threads else 0,
-      )
-    )
+  read_options = grain.ReadOptions(
+    num_threads=num_threads,
+    prefetch_buffer_size=prefetch if num_threads else 0,
   )
+  if num_workers:
+    return worker_processes.WorkerIterator(
+      batches,
+      num_workers=num_workers,
+      read_options=read_options,
+      buffer_size=prefetch,
+    )
+  return iter(batches.to_iter_dataset(read_options))
 
 
 def dataset_identity(

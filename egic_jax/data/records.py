@@ -152,6 +152,13 @@ class DecodedSource(Sequence):
     self._cache = {}
     self._lock = threading.Lock()
 
+  def __getstate__(self):
+    # To another process go neither the lock nor what is cached here.
+    return self.__dict__ | {"_cache": {}, "_lock": None}
+
+  def __setstate__(self, state):
+    self.__dict__.update(state | {"_lock": threading.Lock()})
+
   def __len__(self):
     return len(self._indices)
 

@@ -138,14 +138,17 @@ def lpips(
     raise ValueError(
       f"images are {a.shape[1]}x{a.shape[2]}; LPIPS needs sides of at least 32"
     )
-  # Both in one pass: larger products, and one program for the compiler.
+  # Both in one pass: larger products, and one program for the compiler. In
+  # turn, so that a batch that is split over devices stays where it is.
+  pairs = jnp.stack([a, b], axis=1)
   features = _features(
-    params, jnp.concatenate([a, b]), network(network_name), dtype
+    params, pairs.reshape(-1, *a.shape[1:]), network(network_name), dtype
   )
   distance = jnp.zeros(a.shape[0], jnp.float32)
   for i, feature in enumerate(features):
-    unit_a, unit_b = jnp.split(_normalise(feature), 2)
-    squared = jnp.square(unit_a - unit_b)
+    units = _normalise(feature)
+    units = units.reshape(-1, 2, *units.shape[1:])
+    squared = jnp.square(units[:, 0] - units[:, 1])
     weighted = jnp.sum(squared * params[f"head_{i}"]["kernel"], axis=-1)
     distance = distance + jnp.mean(weighted, axis=(1, 2))
   return distance

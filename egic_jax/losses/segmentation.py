@@ -7,11 +7,8 @@ Labels are 0 for void, which no loss sees, 1..N for classes and N + 1 for
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 VOID_LABEL = 0
-SMALL_INSTANCE_AREA = 4096  # Pixels; an instance of fewer is small.
-SMALL_INSTANCE_WEIGHT = 3.0
 
 
 def cross_entropy(
@@ -80,21 +77,3 @@ def class_balanced_weights(labels: jax.Array, num_classes: int) -> jax.Array:
   present = jnp.sum(counts > 0)
   per_class = labels.size / (jnp.maximum(counts * present, 1.0))
   return jnp.sum(jnp.where(found, per_class, 0.0), axis=-1)
-
-
-def small_instance_weights(instances: np.ndarray) -> np.ndarray:
-  """Pixel weights that favour small objects; on the host, for one picture.
-
-  Args:
-    instances: (H, W) int, a number for each instance as cropped; 0 for pixels
-      of none (background classes, crowds, void).
-
-  Returns:
-    (H, W) float32: 3 for pixels of instances of fewer than 4096 pixels, else 1.
-  """
-  numbers, inverse, areas = np.unique(
-    instances, return_inverse=True, return_counts=True
-  )
-  small = (areas < SMALL_INSTANCE_AREA) & (numbers != 0)
-  weights = np.where(small, SMALL_INSTANCE_WEIGHT, 1.0).astype(np.float32)
-  return weights[inverse.reshape(np.shape(instances))]

@@ -8,9 +8,7 @@ not used, and the next older checkpoint is.
 
 import contextlib
 import errno
-import hashlib
 import json
-import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -21,16 +19,31 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from egic_jax import atomic_files
-from egic_jax.models import codec, orp, presets
-from egic_jax.models.discriminators import oasis_c
-from egic_jax.models.discriminators import presets as discriminator_presets
-from egic_jax.training import errors, stages
+from egic_jax.training import errors, processes
+from egic_jax.training import manifest as manifest_lib
 from egic_jax.training import state as state_lib
+from egic_jax.training.parameters import load_discriminator, load_parameters
+from egic_jax.training.workdir import (
+  CHECKPOINTS,
+  has_checkpoint,
+  read_config,
+  write_config,
+)
 
-_CHECKPOINTS = "checkpoints"
+# Who reads checkpoints needs no other module of this package.
+__all__ = [
+  "Checkpoints",
+  "has_checkpoint",
+  "load_discriminator",
+  "load_parameters",
+  "read_config",
+  "write_config",
+]
+
 _CORRUPT = "corrupt_checkpoints"
-_CONFIG = "config.json"
+# Parts of a checkpoint, beside the manifest.
+_STATE = "state"
+_DATA = "data"
 
 # What the system says, in the midst of long messages of Orbax.
 _SYSTEM_REASONS = tuple(
@@ -73,7 +86,7 @@ class Checkpoints:
     self._report = report
     with _storage_errors("open", self._workdir):
       # Orbax would find out only when it writes the first one.
-      directory = self._workdir / _CHECKPOINTS
+      directory = self._workdir / CHECKPOINTS
       directory.mkdir(parents=True, exist_ok=True)
       if not os.access(directory, os.W_OK | os.X_OK):
         raise PermissionError(f"{directory} is not writable")
@@ -102,22 +115,23 @@ class Checkpoints:
 
     step = int(state.step)
     saved = state.to_saved()
-    arrays = _named_arrays(saved)
+    arrays = manifest_lib.named_arrays(saved)
     _check_finite(arrays, step)
-    manifest = {
-      "step": step,
-      "dataset_identity": self._identity,
-      "processes": jax.process_count(),
-      "iterator": _iterator_digest(iterator),
-      "sha256": {name: _digest(array) for name, array in arrays.items()},
-    }
+    manifest = manifest_lib.make(
+      arrays,
+      step=step,
+      dataset_identity=self._identity,
+      iterator=iterator,
+    )
     with _storage_errors("write", self._workdir):
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardSave(saved),
-          data=grain.checkpoint.CheckpointSave(iterator),
-          manifest=ocp.args.JsonSave(manifest),
+          **{
+            _STATE: ocp.args.StandardSave(saved),
+            _DATA: grain.checkpoint.CheckpointSave(iterator),
+            manifest_lib.ITEM: ocp.args.JsonSave(manifest),
+          }
         ),
       )
 
@@ -143,8 +157,9 @@ class Checkpoints:
     the run can write these steps again.
 
     Args:
-      abstract_state: shapes, types and shardings of the state; the number of
-        devices need not be that of the run that saved.
+      abstract_state: shapes, types and shardings of the state; devices,
+        processes and how the state is split need not be those of the run that
+        saved.
       iterator: a grain iterator, set to the checkpoint's position in place.
 
     Returns:
@@ -152,30 +167,21 @@ class Checkpoints:
 
     Raises:
       CheckpointError: there are checkpoints, but no good one.
-      ValueError: the checkpoint belongs to other data or another number of
-        processes.
+      ValueError: the checkpoint belongs to other data.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     bad = []
     for step in steps:
-      try:
-        state = self._restore(step, abstract_state, iterator)
-      except _Mismatch as error:
-        raise ValueError(str(error)) from None
-      except Exception as error:  # Orbax raises all sorts on broken files.
-        problem = _one_line(error)
-        state = None
-      if _all_processes_agree(state is not None):
+      state, problem = self._attempt(step, abstract_state, iterator)
+      if not problem:
         self._set_aside(bad)
         return state
-      if state is not None:
-        problem = "another process could not read it"
       self._report(f"checkpoint {step} is damaged and not used: {problem}")
       bad.append(step)
     if not steps:
       return None
     raise errors.CheckpointError(
-      f"none of the {len(steps)} checkpoints in {self._workdir / _CHECKPOINTS}"
+      f"none of the {len(steps)} checkpoints in {self._workdir / CHECKPOINTS}"
       f" can be read (newest: {problem}); remove that directory to start anew"
     )
 
@@ -184,37 +190,50 @@ class Checkpoints:
     with _storage_errors("write", self._workdir):
       self._manager.close()
 
-  def _restore(self, step, abstract_state, iterator):
-    import grain
+  def _attempt(self, step, abstract_state, iterator):
+    """(state, "") or (None, what is wrong with it), the same everywhere.
 
-    manifest = self._manager.restore(
-      step, args=ocp.args.Composite(manifest=ocp.args.JsonRestore())
-    ).manifest
-    _check_manifest(manifest, step)
+    In two parts, after each of which the processes agree: in the second they
+    exchange pieces of arrays, and one that could not read them would be missed.
+    """
+    result, problem = None, ""
+    for part in (self._read, self._verify):
+      try:
+        result = part(step, abstract_state, iterator, result)
+      except _Mismatch as error:
+        raise ValueError(str(error)) from None
+      except Exception as error:  # Orbax raises all sorts on broken files.
+        problem = errors.one_line(error)
+      if not processes.all_agree(not problem):
+        return None, problem or "another process could not read it"
+    return result, ""
+
+  def _read(self, step, abstract_state, iterator, _):
+    directory = self._workdir / CHECKPOINTS / str(step)
+    manifest = manifest_lib.read(directory, step)
     self._check_identity(manifest, step)
-    saved = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract_state.to_saved()),
-        data=grain.checkpoint.CheckpointRestore(iterator),
-      ),
-    ).state
-    _check_arrays(_named_arrays(saved), manifest)
+    # The bare handler: the manager's would wait for the other processes, for
+    # ever if one of them meets an error.
+    handler = ocp.StandardCheckpointHandler()
+    saved = handler.restore(
+      directory / _STATE,
+      args=ocp.args.StandardRestore(abstract_state.to_saved()),
+    )
+    handler.close()
+    iterator.set_state(_read_position(directory / _DATA))
+    return manifest, saved
+
+  def _verify(self, step, abstract_state, iterator, result):
+    manifest, saved = result
+    manifest_lib.check(manifest_lib.named_arrays(saved), manifest)
     state = abstract_state.replace(**saved)
     if int(state.step) != step:
       raise ValueError(f"it says it is step {int(state.step)}")
-    if manifest["iterator"] != _iterator_digest(iterator):
+    if manifest["iterator"] != manifest_lib.iterator_digest(iterator):
       raise ValueError("the data iterator's position differs from its SHA-256")
     return state
 
   def _check_identity(self, manifest, step):
-    processes = manifest["processes"]
-    if processes != jax.process_count():
-      raise _Mismatch(
-        f"checkpoint {step} was written by {processes} processes and this run"
-        f" has {jax.process_count()}: the data position is kept for each"
-        " process; continue with as many"
-      )
     saved = manifest["dataset_identity"]
     if saved != self._identity:
       raise _Mismatch(
@@ -226,7 +245,10 @@ class Checkpoints:
     if not steps:
       return
     directory = self._workdir / _CORRUPT
-    if jax.process_index() == 0:
+
+    def move():
+      if jax.process_index() > 0:
+        return
       with _storage_errors("write", self._workdir):
         directory.mkdir(exist_ok=True)
         for step in steps:
@@ -235,268 +257,27 @@ class Checkpoints:
           while target.exists():
             number += 1
             target = directory / f"{step}-{number}"
-          (self._workdir / _CHECKPOINTS / str(step)).rename(target)
-    _all_processes_agree(True)
+          (self._workdir / CHECKPOINTS / str(step)).rename(target)
+
+    processes.first_then_others(move)
     self._manager.reload()
     self._report(f"damaged checkpoints were moved to {directory}")
-
-
-def load_parameters(
-  workdir: str | pathlib.Path, *, report: Report = logging.warning
-) -> tuple[presets.CodecConfig, dict[str, Any], int]:
-  """Reads the codec of a work directory's newest good checkpoint.
-
-  Of parameters with a moving average, the average. Nothing of the data
-  libraries is imported.
-
-  Args:
-    workdir: a directory that training wrote.
-    report: called with one line for each damaged checkpoint passed over.
-
-  Returns:
-    The codec's size, the parameters as numpy arrays {"codec": tree, and "orp"
-    if there is one}, and the number of updates that led to them.
-
-  Raises:
-    FileNotFoundError: not a work directory, or no checkpoint in it yet.
-    ValueError: it has no codec, or its configuration or all of its checkpoints
-      are damaged.
-  """
-  workdir = pathlib.Path(workdir).absolute()
-  config = read_config(workdir)
-  codec_config = _read_size(workdir, config, "codec", presets.config_from_dict)
-  shapes = codec.param_shapes(codec_config)
-  shapes = {"codec": shapes, "orp": orp.init_from_synthesis(shapes)}
-  params, step = _load_groups(
-    workdir, shapes, required=("codec",), report=report
-  )
-  return codec_config, params, step
-
-
-def load_discriminator(
-  workdir: str | pathlib.Path, *, report: Report = logging.warning
-) -> tuple[discriminator_presets.DiscriminatorConfig, dict[str, Any], int]:
-  """Reads the discriminator of a work directory, like `load_parameters`.
-
-  Returns:
-    Its size, its parameters as numpy arrays, the number of updates.
-
-  Raises:
-    FileNotFoundError, ValueError: as `load_parameters`.
-  """
-  workdir = pathlib.Path(workdir).absolute()
-  config = read_config(workdir)
-  size = _read_size(
-    workdir, config, "discriminator", discriminator_presets.config_from_dict
-  )
-  params, step = _load_groups(
-    workdir,
-    {"discriminator": oasis_c.param_shapes(size)},
-    required=("discriminator",),
-    report=report,
-  )
-  return size, params["discriminator"], step
-
-
-def _read_size(workdir, config, name, from_dict):
-  """The size of a network from config.json; a line if it has none."""
-  try:
-    model = config["model"]
-    others = {"codec", "discriminator"} & model.keys() - {name}
-    if name not in model and others:
-      raise ValueError(
-        f"{workdir}: a run of {config['train']['stage']}, which has no {name};"
-        " give the work directory of a stage that has"
-      )
-  except (AttributeError, KeyError, TypeError) as error:
-    raise ValueError(
-      f"{workdir / _CONFIG}: does not describe a model ({error!r})"
-    ) from error
-  try:
-    return from_dict(model[name])
-  except (KeyError, TypeError, ValueError) as error:
-    raise ValueError(
-      f"{workdir / _CONFIG}: does not describe a model ({error!r})"
-    ) from error
-
-
-def _load_groups(workdir, shapes, *, required, report):
-  directory = workdir / _CHECKPOINTS
-  steps = _steps_in(directory)
-  if not steps:
-    raise FileNotFoundError(
-      f"{workdir}: no checkpoint yet; let the training reach"
-      " train.checkpoint_every steps"
-    )
-  for step in steps:
-    try:
-      params = _read_params(directory / str(step), step, tuple(shapes))
-      groups = {*params, *required}
-      _check_shapes(params, {group: shapes[group] for group in groups})
-      return params, step
-    except Exception as error:  # Orbax raises all sorts on broken files.
-      problem = _one_line(error)
-      report(f"checkpoint {step} is damaged and not used: {problem}")
-  raise ValueError(
-    f"{directory}: none of the {len(steps)} checkpoints can be read"
-    f" (oldest: {problem})"
-  )
-
-
-def has_checkpoint(workdir: str | pathlib.Path) -> bool:
-  """Whether there is any, good or not."""
-  return bool(_steps_in(pathlib.Path(workdir) / _CHECKPOINTS))
-
-
-def read_config(workdir: str | pathlib.Path) -> dict[str, Any]:
-  """The training configuration of a work directory.
-
-  Raises:
-    FileNotFoundError: there is none.
-    ValueError: it is not JSON.
-  """
-  path = pathlib.Path(workdir) / _CONFIG
-  if not path.is_file():
-    raise FileNotFoundError(
-      f"{workdir}: not a work directory of egic train ({_CONFIG} is missing)"
-    )
-  try:
-    config = json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(f"{path}: not JSON ({error})") from error
-  if not isinstance(config, dict):
-    raise ValueError(f"{path}: not a configuration")
-  return config
-
-
-def write_config(workdir: str | pathlib.Path, config: dict[str, Any]) -> None:
-  """Writes config.json, whole or not at all."""
-  text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-  atomic_files.write_bytes(pathlib.Path(workdir) / _CONFIG, text.encode())
 
 
 class _Mismatch(Exception):
   """A good checkpoint, but of another run."""
 
 
-def _read_params(
-  directory: pathlib.Path, step: int, groups: tuple[str, ...]
-) -> dict[str, Any]:
-  """Those of these groups that there are, averages where there are any."""
-  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-    manifest = reader.restore(directory / "manifest")
-  _check_manifest(manifest, step)
-  # The bare handler: it reads the item's directory without the manager's files.
-  handler = ocp.PyTreeCheckpointHandler()
-  tree = handler.metadata(directory / "state").tree
-  wanted = {
-    part: {name: tree[part][name] for name in groups if name in tree[part]}
-    for part in ("params", "ema")
-    if part in tree
-  }
-  target = jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
-    {part: named for part, named in wanted.items() if named},
-  )
-  restored = handler.restore(
-    directory / "state",
-    args=ocp.args.PyTreeRestore(
-      target,
-      restore_args=jax.tree.map(
-        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target
-      ),
-      partial_restore=True,
-    ),
-  )
-  handler.close()
-  prefixes = tuple(
-    f"{part}/{name}/" for part in ("params", "ema") for name in groups
-  )
-  _check_arrays(_named_arrays(restored), manifest, prefixes)
-  return stages.overlay(restored["params"], restored.get("ema", {}))
+def _read_position(directory: pathlib.Path) -> dict[str, int]:
+  """What grain stored of process 0's iterator.
 
-
-def _check_shapes(params, shapes):
-  expected = _named_arrays(shapes, fetch=False)
-  found = _named_arrays(params, fetch=False)
-  names = sorted(
-    name
-    for name in expected.keys() | found.keys()
-    if getattr(expected.get(name), "shape", None)
-    != getattr(found.get(name), "shape", None)
-  )
-  if names:
-    raise ValueError(
-      f"{len(names)} parameters do not fit {_CONFIG}, the first is {names[0]}"
-    )
-
-
-def _steps_in(directory: pathlib.Path) -> list[int]:
-  # A save in progress has a suffix to its name, so digits are complete ones.
-  if not directory.is_dir():
-    return []
-  return sorted(
-    (int(p.name) for p in directory.iterdir() if p.name.isdigit()),
-    reverse=True,
-  )
-
-
-def _named_arrays(tree: Any, *, fetch: bool = True) -> dict[str, Any]:
-  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): (
-      _to_host(leaf) if fetch else leaf
-    )
-    for path, leaf in leaves
-  }
-
-
-def _to_host(array: Any) -> np.ndarray:
-  if isinstance(array, jax.Array) and not array.is_fully_addressable:
-    if array.is_fully_replicated:
-      return np.asarray(array.addressable_data(0))
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.process_allgather(array, tiled=True)
-  return np.asarray(array)
-
-
-def _digest(array: np.ndarray) -> str:
-  digest = hashlib.sha256(f"{array.dtype.name}{array.shape}".encode())
-  digest.update(np.ascontiguousarray(array).data)
-  return digest.hexdigest()
-
-
-def _iterator_digest(iterator: Any) -> str:
-  # The first process's position stands for all: they walk in step.
-  state = iterator.get_state()
-  text = state if isinstance(state, bytes) else json.dumps(state).encode()
-  return hashlib.sha256(text).hexdigest()
-
-
-def _check_manifest(manifest: Any, step: int) -> None:
-  keys = {"step", "dataset_identity", "processes", "iterator", "sha256"}
-  if not isinstance(manifest, dict) or not keys <= manifest.keys():
-    raise ValueError("its manifest is not one")
-  if manifest["step"] != step:
-    raise ValueError(f"its manifest is that of step {manifest['step']}")
-
-
-def _check_arrays(
-  arrays: dict[str, np.ndarray],
-  manifest: dict[str, Any],
-  prefixes: tuple[str, ...] = ("",),
-) -> None:
-  expected = {
-    name: digest
-    for name, digest in manifest["sha256"].items()
-    if name.startswith(prefixes)
-  }
-  if missing := sorted(expected.keys() ^ arrays.keys()):
-    raise ValueError(f"its arrays are not those of its manifest: {missing[0]}")
-  for name, array in arrays.items():
-    if _digest(array) != expected[name]:
-      raise ValueError(f"{name} differs from its SHA-256")
+  Every process takes the same number of batches of its own, so it is the
+  position of all, of any number of them.
+  """
+  paths = list(directory.glob("process_0-of-*.json"))
+  if len(paths) != 1:
+    raise ValueError("its data position is missing")
+  return json.loads(paths[0].read_text())
 
 
 def _check_finite(arrays: dict[str, np.ndarray], step: int) -> None:
@@ -509,14 +290,6 @@ def _check_finite(arrays: dict[str, np.ndarray], step: int) -> None:
       )
 
 
-def _all_processes_agree(here: bool) -> bool:
-  if jax.process_count() == 1:
-    return here
-  from jax.experimental import multihost_utils
-
-  return bool(np.all(multihost_utils.process_allgather(np.asarray(here))))
-
-
 @contextlib.contextmanager
 def _storage_errors(what: str, workdir: pathlib.Path) -> Iterator[None]:
   try:
@@ -525,11 +298,5 @@ def _storage_errors(what: str, workdir: pathlib.Path) -> Iterator[None]:
     reason = next((s for s in _SYSTEM_REASONS if s in str(error)), None)
     raise errors.CheckpointError(
       f"cannot {what} checkpoints in {workdir}:"
-      f" {reason.lower() if reason else _one_line(error)}"
+      f" {reason.lower() if reason else errors.one_line(error)}"
     ) from error
-
-
-def _one_line(error: Exception) -> str:
-  text = " ".join(str(error).split())
-  text = text if len(text) <= 200 else text[:197] + "..."
-  return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,10 +1,12 @@
 """The parameters that a stage starts from: an earlier stage's, or new ones."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from egic_jax.models import codec as codec_lib
@@ -12,7 +14,13 @@ from egic_jax.models import orp as orp_lib
 from egic_jax.models import presets
 from egic_jax.models.discriminators import oasis_c
 from egic_jax.models.discriminators import presets as discriminator_presets
-from egic_jax.training import checkpoints, objectives, sharding, stages
+from egic_jax.training import (
+  checkpoints,
+  discriminator_file,
+  objectives,
+  sharding,
+  stages,
+)
 from egic_jax.training import networks as networks_lib
 
 Report = Callable[[str], None]
@@ -24,11 +32,11 @@ class Start:
 
   Attributes:
     params: top-level groups of the parameter tree, numpy arrays.
-    embedding_is_new: the discriminator never saw a latent.
+    only_segmented: the discriminator never saw a latent, nor a fake pixel.
   """
 
   params: dict[str, Any] = dataclasses.field(default_factory=dict)
-  embedding_is_new: bool = False
+  only_segmented: bool = False
 
 
 def check_keys(
@@ -39,7 +47,7 @@ def check_keys(
     raise ValueError(
       f"train.init_from is empty: {stage.name} starts from a trained"
       f" {' and '.join(stage.starts_from)}; give the work directory of the"
-      " stage before"
+      " stage before, or a model file"
     )
   if init_from and "codec" not in stage.params:
     raise ValueError(
@@ -54,40 +62,75 @@ def check_keys(
 
 
 def load_codec(
-  workdir: str, config: presets.CodecConfig, report: Report
+  source: str, config: presets.CodecConfig, report: Report
 ) -> dict[str, Any]:
-  """The codec's parameters of train.init_from; ValueError names a mismatch."""
-  found, params, step = checkpoints.load_parameters(workdir, report=report)
+  """The codec's parameters of train.init_from; ValueError names a mismatch.
+
+  Args:
+    source: a work directory, or a model file as `egic export` and
+      `egic import-official` write it.
+    config: the size that is wanted.
+    report: told where the parameters come from.
+  """
+  if os.path.isfile(source):
+    # Only here: training needs nothing else of the bitstream.
+    from egic_jax.bitstream import model_file
+
+    model = model_file.load_model(source)
+    found, params = model.config, model.params
+    where = f"model {model.fingerprint.hex()}, {source}"
+  else:
+    found, params, step = checkpoints.load_parameters(source, report=report)
+    where = f"step {step} of {source}"
   _check_same(
-    f"train.init_from={workdir}: its codec differs from model.preset in",
+    f"train.init_from={source}: its codec differs from model.preset in",
     presets.config_to_dict(config),
     presets.config_to_dict(found),
   )
-  report(f"codec: starting from step {step} of {workdir}")
+  report(f"codec: starting from {where}")
   return params["codec"]
 
 
+def check_discriminator(source: str) -> None:
+  """ValueError or OSError, in one line, for what can hold no discriminator."""
+  if os.path.isfile(source):
+    discriminator_file.load(source)
+  else:
+    checkpoints.read_config(source)
+
+
 def load_discriminator(
-  workdir: str,
+  source: str,
   config: discriminator_presets.DiscriminatorConfig,
   report: Report,
 ) -> tuple[dict[str, Any], bool]:
   """The parameters of train.init_discriminator; ValueError names a mismatch.
 
+  Args:
+    source: a work directory, or a file of `egic import-official`.
+    config: the size that is wanted.
+    report: told where the parameters come from.
+
   Returns:
-    The parameters, and whether they have an embedding that was never trained:
-    that of a segmentation network that no latent was given.
+    The parameters, and whether they are those of a plain segmentation network,
+    which saw neither a latent nor a fake pixel.
   """
-  found, params, step = checkpoints.load_discriminator(workdir, report=report)
+  if os.path.isfile(source):
+    found, params, origin = discriminator_file.load(source)
+    where, only_segmented = f"{source} ({origin})", False
+  else:
+    found, params, step = checkpoints.load_discriminator(source, report=report)
+    where = f"step {step} of {source}"
+    stage = checkpoints.read_config(source)["train"]["stage"]
+    only_segmented = "codec" not in stages.get_stage(stage).params
   _check_same(
-    f"train.init_discriminator={workdir}: its discriminator differs from this"
+    f"train.init_discriminator={source}: its discriminator differs from this"
     " one in",
     discriminator_presets.config_to_dict(config),
     discriminator_presets.config_to_dict(found),
   )
-  report(f"discriminator: starting from step {step} of {workdir}")
-  stage = stages.get_stage(checkpoints.read_config(workdir)["train"]["stage"])
-  return params, "embedding" in params and "codec" not in stage.params
+  report(f"discriminator: starting from {where}")
+  return params, only_segmented
 
 
 def _check_same(what, expected, found):
@@ -112,7 +155,9 @@ def complete(
   """All parameters of a stage: those given, and new ones for the others.
 
   The head of ORP is a copy of g_s's last stage; weight norm of a new
-  discriminator, or of its new embedding, is initialised from *batch*.
+  discriminator is initialised from *batch*. One that has only segmented goes on
+  computing what it learned: its embedding starts silent, "fake" level with the
+  classes.
 
   Args:
     start: what there is.
@@ -142,13 +187,28 @@ def complete(
   is_new = "discriminator" not in params
   if is_new:
     params["discriminator"] = oasis_c.init_params(config, seed)
-  if config.normalization == "weight" and (is_new or start.embedding_is_new):
-    found = _calibrate(networks, params, batch, mesh)
-    if not is_new:
-      # What was trained stays; the new layer starts with unit variance.
-      found = params["discriminator"] | {"embedding": found["embedding"]}
-    params["discriminator"] = found
+  if is_new and config.normalization == "weight":
+    params["discriminator"] = _calibrate(networks, params, batch, mesh)
+  if start.only_segmented:
+    params["discriminator"] = _silence_embedding(
+      params["discriminator"], config.normalization
+    ) | {"logits": _level_fake(networks, params, batch, mesh, seed)}
   return params
+
+
+def _silence_embedding(discriminator, normalization):
+  """The discriminator's parameters, its new layer giving zeros at first.
+
+  So that it computes what it was trained to. With outputs of unit variance, a
+  random map on all logits would make nine tenths of LabelMix, and the descent
+  from there undoes what was learned of the classes (experiments/orp_alpha).
+  """
+  if "embedding" not in discriminator or normalization == "spectral":
+    return discriminator  # A kernel of zeros has no spectral norm.
+  layer = dict(discriminator["embedding"])
+  for name in ("scale" if normalization == "weight" else "kernel", "bias"):
+    layer[name] = np.zeros_like(layer[name])
+  return discriminator | {"embedding": layer}
 
 
 def _calibrate(networks, params, batch, mesh):
@@ -167,3 +227,29 @@ def _calibrate(networks, params, batch, mesh):
     in_shardings=(everywhere, sharding.split_batch(mesh)),
     out_shardings=everywhere,
   )(params, batch["image"])
+
+
+def _level_fake(networks, params, batch, mesh, seed):
+  """Parameters of the logits, "fake" being as likely as all classes at first.
+
+  Pre-training shows no fake pixel, so it only pushes that logit down, and every
+  pixel of a reconstruction would at first cost a dozen nats.
+  """
+  spectral = networks.init_spectral(params, seed)
+
+  def level(params, image):
+    logits, _ = networks.segment(
+      params | {"spectral": spectral}, objectives.to_float(image), None
+    )
+    return jnp.mean(jax.nn.logsumexp(logits[..., 1:-1], axis=-1))
+
+  everywhere = sharding.replicated(mesh)
+  bias = jax.jit(
+    level,
+    in_shardings=(everywhere, sharding.split_batch(mesh)),
+    out_shardings=everywhere,
+  )(params, batch["image"])
+  head = jax.tree.map(np.array, params["discriminator"]["logits"])
+  head["kernel"][..., -1] = 0.0
+  head["bias"][-1] = jax.device_get(bias)
+  return head

@@ -56,7 +56,7 @@ def run(
   stage: stages.Stage,
   losses: dict[str, objectives.Loss],
   optimizers: dict[str, Any],
-  schedule: Callable[[int], Any],
+  schedules: dict[str, Callable[[int], Any]],
   mesh: jax.sharding.Mesh,
   iterator: Iterator[dict[str, np.ndarray]],
   dataset_identity: str,
@@ -75,6 +75,7 @@ def run(
   validator: Callable[[networks_lib.Variables], dict[str, float]] | None = None,
   validate_every: int = 0,
   hparams: dict[str, Any] | None = None,
+  min_split_size: int = sharding.MIN_SPLIT_SIZE,
 ) -> Outcome:
   """Trains until *num_steps* updates are made, from the newest checkpoint on.
 
@@ -84,7 +85,8 @@ def run(
     stage: what to update.
     losses: loss name > function, for each name in the stage's updates.
     optimizers: optimiser name > optax transformation.
-    schedule: updates made > learning rate, to report it.
+    schedules: optimiser name > function of the updates made to the learning
+      rate, to report it.
     mesh: the devices.
     iterator: a grain iterator over batches {"image": (b, S, S, 3) uint8, ...},
       b being this process's share.
@@ -107,6 +109,7 @@ def run(
     validate_every: updates between its calls; it is called at the end, too. 0
       for never.
     hparams: shown in TensorBoard.
+    min_split_size: see `sharding.state_shardings`.
 
   Returns:
     Outcome.
@@ -137,10 +140,13 @@ def run(
   # Not device_put, which reaches this process's devices only.
   noise_key = jax.jit(lambda: jax.random.key(seed), out_shardings=everywhere)()
   shapes = networks.param_shapes(stage.params)
-  abstract_state = sharding.abstract_like(
-    jax.eval_shape(create_state, shapes, networks.spectral_shapes(shapes)),
-    everywhere,
+  abstract_state = jax.eval_shape(
+    create_state, shapes, networks.spectral_shapes(shapes)
   )
+  state_shardings = sharding.state_shardings(
+    abstract_state, mesh, min_split_size
+  )
+  abstract_state = sharding.abstract_like(abstract_state, state_shardings)
   saved = checkpoints.Checkpoints(
     workdir, keep=keep, dataset_identity=dataset_identity, report=report
   )
@@ -166,7 +172,7 @@ def run(
         batch=batch,
         mesh=mesh,
       )
-      state = jax.jit(create_state, out_shardings=everywhere)(
+      state = jax.jit(create_state, out_shardings=state_shardings)(
         params, networks.init_spectral(params, seed)
       )
 
@@ -180,6 +186,12 @@ def run(
       f" {mesh.size} {jax.devices()[0].platform} device(s),"
       f" {jax.process_count()} process(es)"
     )
+    if mesh.shape[sharding.FSDP] > 1:
+      report(
+        f"state split over groups of {mesh.shape[sharding.FSDP]} devices:"
+        f" {sharding.bytes_per_device(state) / 2**20:.1f} MiB on each of"
+        f" {sharding.bytes_in_all(state) / 2**20:.1f} MiB"
+      )
 
     constants = sharding.on_every_device(constants or {}, mesh)
     report("compiling the training step ...")
@@ -216,7 +228,7 @@ def run(
         writer.write_scalars(
           step,
           metrics
-          | {"learning_rate": float(schedule(step - 1))}
+          | _learning_rates(schedules, step)
           | {"steps_per_second": clock.steps_per_second}
           | _device_memory(),
         )
@@ -256,22 +268,8 @@ def run(
 
 def _compile(step_fn, state, batch, key, constants, mesh):
   """The training step as a compiled program; it cannot be traced anew."""
-  everywhere = sharding.replicated(mesh)
-  return (
-    jax.jit(
-      step_fn,
-      in_shardings=(
-        everywhere,
-        sharding.split_batch(mesh),
-        everywhere,
-        everywhere,
-      ),
-      out_shardings=everywhere,
-      donate_argnums=0,
-    )
-    .lower(state, batch, key, constants)
-    .compile()
-  )
+  jitted = sharding.jit_step(step_fn, state, mesh)
+  return jitted.lower(state, batch, key, constants).compile()
 
 
 def _stopping(
@@ -304,6 +302,17 @@ def _check_finite(
     " optimizer.clip_norm=1, a longer optimizer.warmup_steps, or"
     " model.compute_dtype=float32"
   )
+
+
+def _learning_rates(schedules, step):
+  """Those that update number *step* was made with, as scalars by name."""
+  return {
+    # Named like the norms of the gradients.
+    f"{name}_learning_rate" if len(schedules) > 1 else "learning_rate": float(
+      schedule(step - 1)
+    )
+    for name, schedule in schedules.items()
+  }
 
 
 def _device_memory() -> dict[str, float]:

@@ -6,13 +6,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from egic_jax import images
 from egic_jax.training import metrics_writer, sharding, views
 
-_CAPTION_HEIGHT = 14
+_FONT_SIZES = (10, 9, 8)
+_LINE_HEIGHT = 12
+_MARGIN = 2
 _GAP = 2
+# Stands between words that belong on one line.
+_NO_BREAK = "\u00a0"
 
 _FORMATS = {
   "bpp": "{:.3f} bpp",
@@ -29,7 +33,7 @@ def make_panel(
 
   Args:
     rows: rows of pictures (H, W, 3) uint8, all of one size.
-    captions: a line of text for each picture; cut where its picture ends.
+    captions: a text for each picture, in as many lines as its width asks for.
 
   Returns:
     (H', W', 3) uint8.
@@ -44,7 +48,12 @@ def make_panel(
     )
   height, width = rows[0][0].shape[:2]
   columns = max(len(row) for row in rows)
-  row_height = _CAPTION_HEIGHT + height + _GAP
+  room = width - 2 * _MARGIN
+  font = _font_for([text for row in captions for text in row], room)
+  wrapped = [[_wrap(text, room, font) for text in row] for row in captions]
+  lines = max(len(text) for row in wrapped for text in row)
+  caption_height = lines * _LINE_HEIGHT + _MARGIN
+  row_height = caption_height + height + _GAP
   canvas = Image.new(
     "RGB",
     (columns * (width + _GAP) - _GAP, len(rows) * row_height - _GAP),
@@ -53,11 +62,52 @@ def make_panel(
   for i, row in enumerate(rows):
     for j, picture in enumerate(row):
       left, top = j * (width + _GAP), i * row_height
-      title = Image.new("RGB", (width, _CAPTION_HEIGHT), "white")
-      ImageDraw.Draw(title).text((2, 1), captions[i][j], fill="black")
+      title = Image.new("RGB", (width, caption_height), "white")
+      for number, line in enumerate(wrapped[i][j]):
+        ImageDraw.Draw(title).text(
+          (_MARGIN, 1 + number * _LINE_HEIGHT),
+          line,
+          fill="black",
+          font=font,
+        )
       canvas.paste(title, (left, top))
-      canvas.paste(Image.fromarray(picture), (left, top + _CAPTION_HEIGHT))
+      canvas.paste(Image.fromarray(picture), (left, top + caption_height))
   return np.asarray(canvas)
+
+
+def _font_for(texts: Sequence[str], width: int):
+  """The largest legible font in which every word fits, or the smallest."""
+  words = [word for text in texts for word in text.split(" ")]
+  for size in _FONT_SIZES:
+    font = ImageFont.load_default(size)
+    if all(_width(word, font) <= width for word in words):
+      break
+  return font
+
+
+def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+  """Lines of at most *width* pixels; a word wider than that is cut in two."""
+  words = text.split(" ")
+  lines = [""]
+  while words:
+    word = words.pop(0)
+    longer = f"{lines[-1]} {word}".strip(" ")
+    if _width(longer, font) <= width:
+      lines[-1] = longer
+    elif lines[-1]:
+      lines.append("")
+      words.insert(0, word)
+    else:
+      count = len(word)
+      while count > 1 and _width(word[:count], font) > width:
+        count -= 1
+      lines[-1] = word[:count]
+      words[:0] = [word[count:]] if word[count:] else []
+  return [line.replace(_NO_BREAK, " ") for line in lines]
+
+
+def _width(line: str, font: ImageFont.FreeTypeFont) -> float:
+  return font.getlength(line.replace(_NO_BREAK, " "))
 
 
 class Sampler:
@@ -87,8 +137,8 @@ class Sampler:
     everywhere = sharding.replicated(mesh)
     # Every device does all of them: they are few, and any number fits.
     self._view = jax.jit(
-      view,
-      in_shardings=(everywhere, everywhere),
+      lambda variables, batch: view(sharding.gathered(variables, mesh), batch),
+      in_shardings=(None, everywhere),
       out_shardings=everywhere,
     )
 
@@ -128,7 +178,7 @@ def _caption(title: str, numbers: dict[str, np.ndarray], i: int) -> str:
     for name, array in numbers.items()
     if name.rpartition("/")[0] == title
   ]
-  return " ".join([title, *values])
+  return " ".join(part.replace(" ", _NO_BREAK) for part in (title, *values))
 
 
 def _text(name: str, value: float) -> str:

@@ -1,5 +1,6 @@
 """Stopping when asked to: after a whole step, with a checkpoint."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -9,7 +10,11 @@ import jax
 
 
 class StopSignal:
-  """Turns SIGTERM and Ctrl-C into a flag that is looked at after each step."""
+  """Turns SIGTERM and Ctrl-C into a flag that is looked at after each step.
+
+  Under jax.distributed its runtime watches SIGTERM instead and tells the other
+  processes, so that all stop after the same step; Ctrl-C is passed on to it.
+  """
 
   def __init__(self, report: Callable[[str], None]):
     self._report = report
@@ -17,14 +22,13 @@ class StopSignal:
     self.received = False
 
   def __enter__(self) -> "StopSignal":
-    # Under jax.distributed the runtime watches SIGTERM itself, so that all
-    # processes stop after the same step (see loop).
-    if (
-      threading.current_thread() is threading.main_thread()
-      and not jax.distributed.is_initialized()
-    ):
-      for number in (signal.SIGTERM, signal.SIGINT):
-        self._before[number] = signal.signal(number, self._handle)
+    if threading.current_thread() is not threading.main_thread():
+      return self
+    numbers = [signal.SIGINT]
+    if not jax.distributed.is_initialized():
+      numbers.append(signal.SIGTERM)
+    for number in numbers:
+      self._before[number] = signal.signal(number, self._handle)
     return self
 
   def __exit__(self, *_) -> None:
@@ -39,3 +43,5 @@ class StopSignal:
       f"{signal.Signals(number).name}: finishing the present step, then saving"
       " (once more to stop at once)"
     )
+    if jax.distributed.is_initialized():
+      os.kill(os.getpid(), signal.SIGTERM)

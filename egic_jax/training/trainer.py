@@ -1,5 +1,6 @@
 """From a configuration to a run: unpacks every key and opens what it names."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -20,6 +21,7 @@ from egic_jax.training import (
   loop,
   objectives,
   optimizer,
+  processes,
   progress,
   sharding,
   stages,
@@ -54,17 +56,18 @@ def train(
     OSError: the work directory cannot be made or written.
   """
   report = report or progress.print_line
+  if "://" in workdir:
+    raise ValueError(
+      f"--workdir={workdir}: must be a directory; mount the bucket and name the"
+      " mount"
+    )
   directory = pathlib.Path(workdir).expanduser().absolute()
   codec_config = presets.get_preset(config.model.preset)
-  if config.model.compute_dtype not in _DTYPES:
-    raise ValueError(
-      f"model.compute_dtype={config.model.compute_dtype}: must be one of"
-      f" {', '.join(_DTYPES)}"
-    )
+  dtype = compute_dtype(config)
   stage = stages.get_stage(config.train.stage)
-  schedule, optimizers = make_optimizers(config, stage)
-  mesh = sharding.make_mesh(config.mesh.data)
-  _check_parts(config, stage, mesh)
+  schedules, optimizers = make_optimizers(config, stage)
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  check_parts(config, stage, mesh)
   weights, lpips = _loss_weights(config, stage, report)
 
   sources = {
@@ -84,14 +87,14 @@ def train(
       config.train.init_from, codec_config, report
     )
   if is_new and config.train.init_discriminator:
-    checkpoints.read_config(config.train.init_discriminator)
+    initial.check_discriminator(config.train.init_discriminator)
 
   # Imported late: with the rest of the package no data library is needed.
   from egic_jax.data import pipeline
 
   report(f"opening the data set {config.data.name} ...")
   dataset = _prepare(pipeline, _dataset_spec(config, pipeline))
-  discriminator_config, embedding_is_new = None, False
+  discriminator_config, only_segmented = None, False
   if "discriminator" in stage.params:
     discriminator_config = make_discriminator_config(
       config,
@@ -103,14 +106,12 @@ def train(
       discriminator_config
     )
     if is_new and config.train.init_discriminator:
-      given["discriminator"], embedding_is_new = initial.load_discriminator(
+      given["discriminator"], only_segmented = initial.load_discriminator(
         config.train.init_discriminator, discriminator_config, report
       )
   workdir_lib.claim(directory, document, report=report)
 
-  networks = networks_lib.Networks(
-    codec_config, discriminator_config, _DTYPES[config.model.compute_dtype]
-  )
+  networks = networks_lib.Networks(codec_config, discriminator_config, dtype)
   drawn = {
     "global_batch_size": config.data.batch_size,
     "crop_size": config.data.crop_size,
@@ -124,17 +125,20 @@ def train(
     "color_policy": config.data.color_policy,
     "labelled_only": stage.needs_labels,
   }
-  processes = {
+  share = {
     "shard_index": jax.process_index(),
     "shard_count": jax.process_count(),
   }
+  identity = pipeline.dataset_identity(dataset, **drawn)
+  processes.check_same("data", identity)
   iterator = pipeline.make_train_iterator(
     dataset,
     **drawn,
-    **processes,
+    **share,
     with_labels="label" in stage.inputs,
     with_weights="weight" in stage.inputs,
     num_threads=config.data.num_threads,
+    num_workers=config.data.num_workers,
     prefetch=config.data.prefetch,
     cache_decoded=config.data.cache_decoded,
   )
@@ -145,44 +149,47 @@ def train(
       pipeline.make_eval_batches(
         dataset,
         **_evaluated(config, stage),
-        **processes,
+        **share,
         global_batch_size=config.data.batch_size,
         max_images=config.train.num_validation or None,
       ),
       mesh,
     )
-  return loop.run(
-    directory,
-    networks=networks,
-    stage=stage,
-    losses=objectives.make_losses(networks, weights),
-    constants={"lpips": lpips} if lpips else {},
-    optimizers=optimizers,
-    schedule=schedule,
-    accumulate=config.train.accumulate,
-    ema_decay=config.train.ema_decay,
-    mesh=mesh,
-    iterator=iterator,
-    dataset_identity=pipeline.dataset_identity(dataset, **drawn),
-    samples=_samples(pipeline, dataset, config, stage),
-    validator=validator,
-    num_steps=config.train.steps,
-    log_every=config.train.log_every,
-    checkpoint_every=config.train.checkpoint_every,
-    sample_every=config.train.sample_every,
-    validate_every=config.train.validate_every,
-    keep=config.train.keep,
-    seed=config.train.seed,
-    start=initial.Start(given, embedding_is_new),
-    hparams=dict(workdir_lib.flatten(document)),
-    report=report,
-  )
+  # Its worker processes, if there are any, end with the training.
+  with contextlib.closing(iterator):
+    return loop.run(
+      directory,
+      networks=networks,
+      stage=stage,
+      losses=objectives.make_losses(networks, weights),
+      constants={"lpips": lpips} if lpips else {},
+      optimizers=optimizers,
+      schedules=schedules,
+      accumulate=config.train.accumulate,
+      ema_decay=config.train.ema_decay,
+      mesh=mesh,
+      min_split_size=config.mesh.min_split_size,
+      iterator=iterator,
+      dataset_identity=identity,
+      samples=_samples(pipeline, dataset, config, stage),
+      validator=validator,
+      num_steps=config.train.steps,
+      log_every=config.train.log_every,
+      checkpoint_every=config.train.checkpoint_every,
+      sample_every=config.train.sample_every,
+      validate_every=config.train.validate_every,
+      keep=config.train.keep,
+      seed=config.train.seed,
+      start=initial.Start(given, only_segmented),
+      hparams=dict(workdir_lib.flatten(document)),
+      report=report,
+    )
 
 
 def make_optimizers(
   config: ConfigDict, stage: stages.Stage
-) -> tuple[Callable[[int], Any], dict[str, Any]]:
-  """The learning rate of the generator, and optimisers by name."""
+) -> tuple[dict[str, Callable[[int], Any]], dict[str, Any]]:
+  """Learning rates, as functions of the updates made, and optimisers by name."""
 
   def make_schedule(scale):
     return optimizer.make_schedule(
@@ -193,19 +200,20 @@ def make_optimizers(
       steps=config.train.steps,
     )
 
-  optimizers = {}
+  schedules, optimizers = {}, {}
   for update in stage.updates:
     # Only where two optimisers train against each other.
     against = update.optimizer == "discriminator" and len(stage.updates) > 1
     scale = config.optimizer.discriminator_scale if against else 1.0
+    schedules[update.optimizer] = make_schedule(scale)
     optimizers[update.optimizer] = optimizer.make_optimizer(
       kind=config.optimizer.kind,
-      schedule=make_schedule(scale),
+      schedule=schedules[update.optimizer],
       b1=config.optimizer.b1,
       b2=config.optimizer.b2,
       clip_norm=config.optimizer.clip_norm,
     )
-  return make_schedule(1.0), optimizers
+  return schedules, optimizers
 
 
 def make_discriminator_config(
@@ -231,7 +239,20 @@ def make_discriminator_config(
   return size
 
 
-def _check_parts(config, stage, mesh):
+def compute_dtype(config: ConfigDict) -> Any:
+  """The type of activations; ValueError for another than the two."""
+  if config.model.compute_dtype not in _DTYPES:
+    raise ValueError(
+      f"model.compute_dtype={config.model.compute_dtype}: must be one of"
+      f" {', '.join(_DTYPES)}"
+    )
+  return _DTYPES[config.model.compute_dtype]
+
+
+def check_parts(
+  config: ConfigDict, stage: stages.Stage, mesh: jax.sharding.Mesh
+) -> None:
+  """ValueError unless batch, averages and parts fit the stage and the mesh."""
   if config.train.accumulate < 1:
     raise ValueError(
       f"train.accumulate={config.train.accumulate}: must be at least 1"
@@ -250,12 +271,12 @@ def _check_parts(config, stage, mesh):
   )
 
 
-def _loss_weights(
-  config: ConfigDict, stage: stages.Stage, report: Report
-) -> tuple[objectives.LossWeights, dict[str, Any]]:
-  """The weights of the terms, and LPIPS's own; {} for a training without."""
+def make_loss_weights(
+  config: ConfigDict, stage: stages.Stage
+) -> objectives.LossWeights:
+  """The weights of a stage's terms; with LPIPS if its files were given."""
   loss = config.loss
-  weights = objectives.LossWeights(
+  return objectives.LossWeights(
     distortion=loss.distortion_weight,
     rate=loss.rate_weight,
     lpips=loss.lpips_weight if stage.lpips != "none" else 0.0,
@@ -264,6 +285,14 @@ def _loss_weights(
     labelmix=loss.labelmix_weight,
     pixel_weights=loss.pixel_weights,
   )
+
+
+def _loss_weights(
+  config: ConfigDict, stage: stages.Stage, report: Report
+) -> tuple[objectives.LossWeights, dict[str, Any]]:
+  """The weights of the terms, and LPIPS's own; {} for a training without."""
+  loss = config.loss
+  weights = make_loss_weights(config, stage)
   if not weights.lpips:
     return weights, {}
   if not loss.lpips_files:
@@ -309,13 +338,7 @@ def _dataset_spec(config: ConfigDict, pipeline: Any) -> Any:
 
 def _prepare(pipeline: Any, spec: Any) -> Any:
   # The first process builds, the others find it built (on a shared disk).
-  if jax.process_count() > 1:
-    from jax.experimental import multihost_utils
-
-    if jax.process_index() == 0:
-      pipeline.prepare(spec)
-    multihost_utils.sync_global_devices("data set built")
-  return pipeline.prepare(spec)
+  return processes.first_then_others(lambda: pipeline.prepare(spec))
 
 
 def _evaluated(config: ConfigDict, stage: stages.Stage) -> dict[str, Any]:

@@ -82,6 +82,7 @@ class SegmentationValidator:
     self._mesh = mesh
 
     def count(variables, batch):
+      variables = sharding.gathered(variables, mesh)
       image = objectives.to_float(batch["image"])
       logits, _ = networks.segment(variables, image, None)
       valid = batch["valid"][:, None, None]
@@ -93,7 +94,7 @@ class SegmentationValidator:
     everywhere = sharding.replicated(mesh)
     self._count = jax.jit(
       count,
-      in_shardings=(everywhere, sharding.split_batch(mesh)),
+      in_shardings=(None, sharding.split_batch(mesh)),
       out_shardings=everywhere,
     )
 

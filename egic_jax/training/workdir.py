@@ -1,12 +1,18 @@
-"""A work directory belongs to one run; who may continue it."""
+"""A work directory: what is where, and who may continue the run in it."""
 
+import json
 import pathlib
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
-from egic_jax.training import checkpoints
+from egic_jax import atomic_files
+from egic_jax.training import errors, processes
+
+CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
 
 # A run continues only with the same values of these; others may change.
 _FIXED = (
@@ -38,6 +44,20 @@ _FIXED = (
   "train.ema_decay",
 )
 
+# These may differ between the processes of one run: they are of the machine.
+_OF_THE_MACHINE = (
+  "data.data_dir",
+  "data.folder",
+  "data.num_threads",
+  "data.num_workers",
+  "data.prefetch",
+  "data.cache_decoded",
+  "loss.lpips_files",
+)
+
+# Seconds for what one machine wrote to be seen by another.
+_STORAGE_DELAY = 20
+
 # Sizes as the data and the presets gave them.
 _NETWORKS = ("model.codec.", "model.discriminator.")
 
@@ -60,8 +80,8 @@ def check(
     ValueError: there are checkpoints of another model, data set or stage.
     OSError: it cannot be made.
   """
-  if (workdir / "config.json").exists() and checkpoints.has_checkpoint(workdir):
-    before = dict(flatten(checkpoints.read_config(workdir)))
+  if (workdir / CONFIG).exists() and has_checkpoint(workdir):
+    before = dict(flatten(read_config(workdir)))
     now = dict(flatten(config))
     # A key that is newer than the run has its default, which is what the run
     # did; sizes may not be known yet.
@@ -95,10 +115,48 @@ def claim(
   *,
   report: Callable[[str], None],
 ) -> None:
-  """`check`, and then writes the configuration, now known as a whole."""
-  check(workdir, config, report=report)
-  if jax.process_index() == 0:
-    checkpoints.write_config(workdir, config)
+  """`check`, and then writes the configuration, now known as a whole.
+
+  Raises:
+    ValueError, OSError: as `check`.
+    errors.TrainingError: the processes have different configurations, or work
+      directories that are not one and the same.
+  """
+
+  def check_and_write():
+    check(workdir, config, report=report)
+    if jax.process_index() == 0:
+      write_config(workdir, config)
+
+  processes.first_then_others(check_and_write)
+  if jax.process_count() == 1:
+    return
+  processes.check_same("a configuration", _for_all(config))
+  if not processes.all_agree(_is_shared(workdir, config)):
+    raise errors.TrainingError(
+      f"{workdir}: not all processes see what process 0 writes there; give a"
+      " --workdir on storage that all machines share"
+    )
+
+
+def _for_all(config: dict[str, Any]) -> str:
+  values = dict(flatten(config))
+  return json.dumps(
+    {k: v for k, v in values.items() if k not in _OF_THE_MACHINE},
+    sort_keys=True,
+  )
+
+
+def _is_shared(workdir: pathlib.Path, config: dict[str, Any]) -> bool:
+  end = time.monotonic() + _STORAGE_DELAY
+  while time.monotonic() < end:
+    try:
+      if _for_all(read_config(workdir)) == _for_all(config):
+        return True
+    except (FileNotFoundError, ValueError):
+      pass
+    time.sleep(0.2)
+  return False
 
 
 def flatten(
@@ -110,3 +168,47 @@ def flatten(
       yield from flatten(value, f"{prefix}{name}.")
     else:
       yield prefix + name, value
+
+
+def has_checkpoint(workdir: str | pathlib.Path) -> bool:
+  """Whether there is any, good or not."""
+  return bool(steps_on_disk(workdir))
+
+
+def steps_on_disk(workdir: str | pathlib.Path) -> list[int]:
+  """Steps of the checkpoints that are complete, the newest first."""
+  directory = pathlib.Path(workdir) / CHECKPOINTS
+  # A save in progress has a suffix to its name, so digits are complete ones.
+  if not directory.is_dir():
+    return []
+  return sorted(
+    (int(p.name) for p in directory.iterdir() if p.name.isdigit()),
+    reverse=True,
+  )
+
+
+def read_config(workdir: str | pathlib.Path) -> dict[str, Any]:
+  """The training configuration of a work directory.
+
+  Raises:
+    FileNotFoundError: there is none.
+    ValueError: it is not JSON.
+  """
+  path = pathlib.Path(workdir) / CONFIG
+  if not path.is_file():
+    raise FileNotFoundError(
+      f"{workdir}: not a work directory of egic train ({CONFIG} is missing)"
+    )
+  try:
+    config = json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(f"{path}: not JSON ({error})") from error
+  if not isinstance(config, dict):
+    raise ValueError(f"{path}: not a configuration")
+  return config
+
+
+def write_config(workdir: str | pathlib.Path, config: dict[str, Any]) -> None:
+  """Writes config.json, whole or not at all."""
+  text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+  atomic_files.write_bytes(pathlib.Path(workdir) / CONFIG, text.encode())

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import official_weights
 import pytest
 from commands_model import CONFIG, save_model
 from PIL import Image
@@ -16,8 +17,10 @@ import egic_jax
 from egic_jax import images
 from egic_jax.bitstream import model_file
 from egic_jax.cli import main
-from egic_jax.interop import official
+from egic_jax.interop import official, official_discriminator
 from egic_jax.models import codec, presets
+from egic_jax.models.discriminators import presets as discriminator_presets
+from egic_jax.training import discriminator_file
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +272,39 @@ def test_official_weights_become_a_model_that_codes(picture, tmp_path, capsys):
   error = capsys.readouterr().err
   assert "missing" in error and "misshapen" in error
   assert not (tmp_path / "n").exists()
+
+
+def test_the_official_discriminator_becomes_a_file_to_start_from(
+  tmp_path, capsys
+):
+  tiny = discriminator_presets.get_preset("tiny")
+  arrays = {
+    name: official_weights.array(name, shape)
+    for name, shape in official_discriminator.names(tiny).items()
+  }
+  weights, path = tmp_path / "w.npz", tmp_path / "d.safetensors"
+  np.savez(weights, **arrays)
+  arguments = ("--to", path, "--preset", "tiny")
+  assert egic("import-official", weights, *arguments, "--discriminator") == 0
+  assert "discriminator of 133 classes" in capsys.readouterr().out
+  config, params, source = discriminator_file.load(path)
+  assert config == tiny and f"{len(arrays)} arrays" in source
+  back = official_discriminator.to_official({"discriminator": params}, tiny)
+  assert all(np.array_equal(back[name], arrays[name]) for name in arrays)
+
+  # Taken for the other: which is which, and nothing is written.
+  codec_weights = tmp_path / "c.npz"
+  np.savez(codec_weights, **{"analysis_transform/x": np.zeros(1)})
+  for wrong, flags, hint in (
+    (weights, (), "give --discriminator"),
+    (codec_weights, ("--discriminator",), "leave out --discriminator"),
+    (tmp_path / "none.npz", ("--discriminator",), "no such file"),
+  ):
+    arguments = ("import-official", wrong, "--to", tmp_path / "n", *flags)
+    assert egic(*arguments, "--preset", "tiny") == 1
+    error = capsys.readouterr().err.strip()
+    assert hint in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "n").exists()
 
 
 def test_usage_and_unknown_commands(capsys):

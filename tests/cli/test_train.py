@@ -57,6 +57,28 @@ def test_a_mistake_is_one_line(capsys, tmp_path, override, message):
   assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    (("--num-processes", "2"), "--coordinator, --process-id: missing"),
+    (("--coordinator", "here"), "--num-processes, --process-id: missing"),
+    (("mesh.fsdp=1000",), "mesh.fsdp=1000: there are"),
+    (("mesh.fsdp=0",), "mesh.fsdp=0: there are"),
+  ],
+)
+def test_devices_and_processes_that_are_not_there(
+  capsys, tmp_path, options, message
+):
+  workdir = str(tmp_path / "run")
+  arguments = ("--config", _TINY, "--workdir", workdir)
+  assert message in _error(capsys, *arguments, *options)
+
+
+def test_a_bucket_is_no_directory(capsys):
+  error = _error(capsys, "--config", _TINY, "--workdir", "gs://bucket/run")
+  assert "--workdir=gs://bucket/run: must be a directory" in error
+
+
 def test_a_missing_config(capsys, tmp_path):
   error = _error(capsys, "--config", "no.py", "--workdir", str(tmp_path))
   assert "no.py" in error

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import pickle
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tiny_coco import make
 
 import egic_jax
 from egic_jax.data import builders, coco_layout, datasets, pipeline
+from egic_jax.data.builders import coco_panoptic
 
 _SIDE = 200  # Longer side of most of the painted pictures.
 
@@ -405,6 +407,23 @@ def test_damage_is_told_in_one_line(files, tmp_path, damage, message):
     if "array_record" in name
   ]
   assert not left
+
+
+def test_progress_shows_in_a_log_too(files, tmp_path, monkeypatch, capsys):
+  """Where nobody watches: nothing at once, a line of counts after a while."""
+  _prepare(files, tmp_path)
+  assert "image/s" not in capsys.readouterr().err
+  monkeypatch.setattr(coco_panoptic, "_LOG_SECONDS", 1e-6)
+  _prepare(files, tmp_path / "again")
+  assert "9image" in capsys.readouterr().err.replace(" ", "")
+
+
+def test_elements_can_be_read_by_another_process(coco):
+  source = datasets.open_source(coco, "train", with_weights=True)
+  copy = pickle.loads(pickle.dumps(source))
+  assert len(copy) == len(source) == 9
+  for name, array in source[3].items():
+    np.testing.assert_array_equal(copy[3][name], array)
 
 
 def test_training_does_not_start_a_download(tmp_path):

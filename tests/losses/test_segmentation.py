@@ -95,16 +95,3 @@ def test_balance_is_that_of_the_whole_batch():
   np.testing.assert_allclose(
     weights, [[[2 / 3, 2 / 3]], [[2 / 3, 2]]], rtol=1e-6
   )
-
-
-def test_small_instances_weigh_three():
-  instances = np.zeros((130, 100), np.int64)  # 0: no instance.
-  instances[:64, :64] = 9  # 4096 pixels: large enough,
-  instances[64:128, :64] = 12
-  instances[127, 63] = 70_000  # 4095 and 1: small.
-  weights = segmentation.small_instance_weights(instances)
-  assert weights.dtype == np.float32
-  expected = np.where(np.isin(instances, [12, 70_000]), 3, 1)
-  np.testing.assert_array_equal(weights, expected)
-  few = np.zeros((2, 2), np.uint8)  # Few pixels of no instance.
-  np.testing.assert_array_equal(segmentation.small_instance_weights(few), 1)

@@ -1,15 +1,25 @@
 """All four stages, one from the other, from configurations on made scenes."""
 
+import dataclasses
+import hashlib
 import pathlib
 
+import jax
+import lpips_arrays
 import micro_program  # noqa: F401  Adds the size "micro".
 import micro_training
 import numpy as np
+import official_weights
 import pytest
+import torch_files
 
 from egic_jax import images
-from egic_jax.cli import models, overrides
-from egic_jax.training import checkpoints, trainer
+from egic_jax.bitstream import model_file
+from egic_jax.cli import main, models, overrides
+from egic_jax.interop import official, official_discriminator
+from egic_jax.models import presets
+from egic_jax.models.discriminators import presets as discriminator_presets
+from egic_jax.training import checkpoints, discriminator_file, trainer
 
 _CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 _COMMON = (
@@ -124,6 +134,86 @@ def test_stage_3_gives_a_choice_of_distortion(runs):
   assert len(payload) == len(data)
 
 
+def test_the_released_stage_1_trains_and_resumes(runs, tmp_path):
+  """With LPIPS of made-up weights, from files as their authors hand out."""
+  paths = [tmp_path / "alexnet.pth", tmp_path / "heads.pth"]
+  for path, arrays in zip(paths, lpips_arrays.files("alex"), strict=True):
+    torch_files.write(path, arrays)
+  digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+  changes = [
+    "train.log_every=1",
+    "train.num_samples=0",
+    f"loss.lpips_files={paths[0]},{paths[1]}",
+    f"loss.lpips_sha256={digests[0]},{digests[1][:12]}",
+  ]
+  whole = runs.train("lpips", "tiny_mse_lpips", "train.steps=3", *changes)
+  assert any(f"sha256 {digests[1][:12]}" in x for x in runs.lines["lpips"])
+  parts = runs.train("parts", "tiny_mse_lpips", "train.steps=1", *changes)
+  runs.train("parts", "tiny_mse_lpips", "train.steps=3", *changes)
+  assert any("continuing after step 1" in x for x in runs.lines["parts"])
+  _, expected, _ = checkpoints.load_parameters(whole)
+  _, found, step = checkpoints.load_parameters(parts)
+  assert step == 3
+  assert micro_training.trees_equal(expected, found)
+  scalars = runs.scalars("lpips")
+  for number in (1, 2, 3):
+    distance = scalars["lpips", number]
+    assert distance > 0
+    # Weighted by 1 beside the two terms of stage1_mse.
+    assert scalars["loss", number] == pytest.approx(
+      0.00234375 * scalars["mse_255", number]
+      + scalars["bpp", number]
+      + distance,
+      rel=1e-5,
+    )
+
+
+def test_stage_2_starts_from_official_weights(runs, tmp_path, monkeypatch):
+  """Imported files do for either side, and stay what they were."""
+  # The scenes' classes.
+  size = dataclasses.replace(
+    micro_training.micro_discriminator(), num_classes=13
+  )
+  monkeypatch.setitem(discriminator_presets._PRESETS, "micro", size)
+  codec_size = presets.get_preset("micro")
+  files = {}
+  for key, names, flags in (
+    ("init_from", official.names(codec_size), ()),
+    (
+      "init_discriminator",
+      official_discriminator.names(size),
+      ("--discriminator",),
+    ),
+  ):
+    weights = tmp_path / f"{key}.npz"
+    arrays = {k: official_weights.array(k, shape) for k, shape in names.items()}
+    np.savez(weights, **arrays)
+    files[key] = tmp_path / f"{key}.safetensors"
+    command = ["import-official", str(weights), "--to", str(files[key])]
+    assert main.main([*command, "--preset", "micro", *flags]) == 0
+  workdir = runs.train(
+    "from_files",
+    "tiny_gan",
+    "train.steps=1",
+    "train.num_samples=0",
+    "optimizer.learning_rate=1e-5",
+    "optimizer.final_learning_rate=1e-5",
+    *(f"train.{key}={path}" for key, path in files.items()),
+  )
+  assert any("starting from model" in x for x in runs.lines["from_files"])
+  given = model_file.load_model(files["init_from"]).params["codec"]
+  found = checkpoints.load_parameters(workdir)[1]["codec"]
+  for name, tree in given.items():
+    same = micro_training.trees_equal(tree, found[name])
+    assert same == (name != "synthesis"), name
+  _, given, _ = discriminator_file.load(files["init_discriminator"])
+  _, found, _ = checkpoints.load_discriminator(workdir)
+  # Adam's first step is as long as the learning rate.
+  for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(found), strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-5)
+  assert not micro_training.trees_equal(given, found)
+
+
 @pytest.mark.parametrize(
   ("name", "columns"),
   [("stage0", 3), ("stage1", 2), ("stage2", 6), ("stage3", 6)],
@@ -165,6 +255,12 @@ def test_stage_0_has_no_codec(runs):
       "tiny_gan",
       ("train.init_from={stage1}", "train.init_discriminator={stage1}"),
       "has no discriminator",
+    ),
+    ("tiny_gan", (f"train.init_from={__file__}",), "cannot be read"),
+    (
+      "tiny_gan",
+      ("train.init_from={stage1}", f"train.init_discriminator={__file__}"),
+      "no safetensors file",
     ),
     (
       "tiny_discriminator",

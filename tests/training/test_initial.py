@@ -1,12 +1,17 @@
 """What a stage starts from when earlier ones give some of it, or nothing."""
 
+import dataclasses
+
+import commands_model
+import jax
 import jax.numpy as jnp
 import micro_training
 import numpy as np
 import pytest
 
+from egic_jax.bitstream import model_file
 from egic_jax.models.discriminators import oasis_c
-from egic_jax.training import initial, sharding, stages
+from egic_jax.training import discriminator_file, initial, sharding, stages
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +66,56 @@ def test_a_new_discriminator_is_initialised_from_data(batch):
   assert micro_training.trees_equal(plain["discriminator"], expected)
 
 
-@pytest.mark.parametrize("embedding_is_new", [True, False])
-def test_a_pre_trained_discriminator_is_kept(params, batch, embedding_is_new):
+def test_a_codec_comes_from_a_model_file(tmp_path):
+  path = commands_model.save_model(tmp_path / "model.safetensors")
+  lines = []
+  found = initial.load_codec(path, commands_model.CONFIG, lines.append)
+  model = model_file.load_model(path)
+  assert micro_training.trees_equal(found, model.params["codec"])
+  assert model.fingerprint.hex() in lines[0] and path in lines[0]
+  with pytest.raises(ValueError, match="latent|analysis_w.*here") as caught:
+    initial.load_codec(path, micro_training.micro_config(), lines.append)
+  assert str(caught.value).startswith(f"train.init_from={path}: its codec")
+
+
+def test_a_discriminator_comes_from_a_file(tmp_path):
+  config = micro_training.micro_discriminator()
+  params = oasis_c.init_params(config, 3)
+  path = str(tmp_path / "d.safetensors")
+  discriminator_file.save(path, config, params, "a test")
+  found, is_new = initial.load_discriminator(path, config, print)
+  assert micro_training.trees_equal(found, params)
+  # Its embedding is taken as it is.
+  assert not is_new
+  other = dataclasses.replace(config, num_classes=4)
+  with pytest.raises(ValueError, match=r"num_classes \(3, here 4\)"):
+    initial.load_discriminator(path, other, print)
+
+
+@pytest.mark.parametrize("only_segmented", [True, False])
+def test_a_pre_trained_discriminator_is_kept(params, batch, only_segmented):
   config = micro_training.micro_networks().discriminator_config
   trained = oasis_c.init_params(config, 3)
+  # What pre-training makes of a label that it never shows.
+  trained["logits"]["bias"][-1] = -12.0
   start = initial.Start(
-    params | {"discriminator": trained}, embedding_is_new=embedding_is_new
+    params | {"discriminator": trained}, only_segmented=only_segmented
   )
   found = _complete(start, "stage2_gan", batch)["discriminator"]
   for name, tree in trained.items():
     kept = micro_training.trees_equal(tree, found[name])
-    assert kept == (name != "embedding" or not embedding_is_new), name
+    new = only_segmented and name in ("embedding", "logits")
+    assert kept != new, name
+  if not only_segmented:
+    return
+  # Classes are told as before, whatever the latent; "fake" is level with them.
+  image = batch["image"] / 255.0
+  side = image.shape[1] // config.latent_stride
+  latent = jax.random.normal(
+    jax.random.key(0), (len(image), side, side, config.latent_channels)
+  )
+  before, _ = oasis_c.segment(config, trained, {}, image)
+  after, _ = oasis_c.segment(config, found, {}, image, latent)
+  np.testing.assert_allclose(after[..., :-1], before[..., :-1], atol=1e-5)
+  odds = after[..., -1] - jax.nn.logsumexp(after[..., 1:-1], axis=-1)
+  assert abs(float(jnp.mean(odds))) < 1e-3

@@ -11,7 +11,7 @@ from flax import traverse_util
 
 from egic_jax import images
 from egic_jax.models import presets
-from egic_jax.training import checkpoints, errors, initial, loop
+from egic_jax.training import checkpoints, errors, initial, loop, manifest
 from egic_jax.training import stages as stages_lib
 from egic_jax.training import workdir as workdir_lib
 
@@ -185,7 +185,12 @@ def _manifest(workdir, step):
 
 def test_the_adversarial_stage_resumes_bit_for_bit(train):
   networks = micro_training.micro_networks(normalization="spectral")
-  changes = {"stage": "stage2_gan", "networks": networks, "ema_decay": 0.9}
+  changes = {
+    "stage": "stage2_gan",
+    "networks": networks,
+    "ema_decay": 0.9,
+    "schedules": {"generator": lambda _: 1e-3, "discriminator": lambda _: 4e-3},
+  }
   train("at_once", num_steps=4, **changes)
   train("in_parts", num_steps=2, **changes)
   _, lines = train("in_parts", num_steps=4, **changes)
@@ -216,8 +221,8 @@ def test_the_adversarial_stage_resumes_bit_for_bit(train):
   flat = traverse_util.flatten_dict(last, sep="/")
   for name, array in flat.items():
     here = f"codec/synthesis/stage_3/{name}"
-    assert checkpoints._digest(array) == expected["sha256"][f"ema/{here}"]
-    assert checkpoints._digest(array) != expected["sha256"][f"params/{here}"]
+    assert manifest.digest(array) == expected["sha256"][f"ema/{here}"]
+    assert manifest.digest(array) != expected["sha256"][f"params/{here}"]
 
   scalars = micro_training.read_scalars(
     train.workdir / "at_once" / "tensorboard"
@@ -228,6 +233,8 @@ def test_the_adversarial_stage_resumes_bit_for_bit(train):
     *("generator_grad_norm", "discriminator_grad_norm"),
   ):
     assert (name, 4) in scalars, name
+  assert scalars["generator_learning_rate", 4] == pytest.approx(1e-3)
+  assert scalars["discriminator_learning_rate", 4] == pytest.approx(4e-3)
 
 
 @pytest.mark.parametrize("name", ["log_every", "checkpoint_every", "num_steps"])

@@ -5,13 +5,21 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import micro_training
 import numpy as np
 import optax
 import pytest
 from micro_training import micro_networks, trees_equal, uint8_batch
 
 from egic_jax.losses import perceptual
-from egic_jax.training import objectives, optimizer, stages, steps
+from egic_jax.training import (
+  initial,
+  objectives,
+  optimizer,
+  sharding,
+  stages,
+  steps,
+)
 from egic_jax.training import state as state_lib
 
 _ONLY_SYNTHESIS = stages.Stage(
@@ -255,11 +263,12 @@ def test_every_stage_computes_in_bfloat16_and_keeps_float32(name):
     stage,
     losses=objectives.make_losses(networks, weights),
     optimizers=optimizers,
+    accumulate=2,
     ema_decay=0.9 if stage.averaged_groups else 0.0,
   )
   before = jax.eval_shape(create, networks.param_shapes(stage.params))
-  image = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.uint8)
-  pixels = jax.ShapeDtypeStruct((2, 64, 64), jnp.uint8)
+  image = jax.ShapeDtypeStruct((4, 64, 64, 3), jnp.uint8)
+  pixels = jax.ShapeDtypeStruct((4, 64, 64), jnp.uint8)
   batch = {"image": image, "label": pixels, "weight": pixels}
   lpips = {"lpips": perceptual.param_shapes("alex")} if weights.lpips else {}
   after, metrics = jax.eval_shape(
@@ -273,5 +282,43 @@ def test_every_stage_computes_in_bfloat16_and_keeps_float32(name):
     lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), before, after
   )
   assert all(jax.tree.leaves(same))
+  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(before.params))
   assert ("lpips" in metrics) == (stage.lpips != "none")
   assert all(metric.dtype == jnp.float32 for metric in metrics.values())
+
+
+# The codec and the discriminator; the other stages are made of the same parts.
+@pytest.mark.parametrize("name", ["stage0_discriminator", "stage1_mse"])
+def test_a_step_in_bfloat16_in_parts_and_clipped(name):
+  stage = stages.get_stage(name)
+  (update,) = stage.updates
+  networks = dataclasses.replace(micro_networks(), dtype=jnp.bfloat16)
+  optimizers = {update.optimizer: _optimizer(1e-3)}
+  batch = next(micro_training.make_iterator())
+  batch = {entry: batch[entry] for entry in stage.inputs}
+  mesh = sharding.make_mesh(1)
+  params = initial.complete(
+    initial.Start(),
+    stage,
+    micro_networks(),
+    seed=0,
+    batch=sharding.global_batch(batch, mesh),
+    mesh=mesh,
+  )
+  before = state_lib.create(params, stage=stage, optimizers=optimizers)
+  step = steps.make_train_step(
+    stage,
+    losses=objectives.make_losses(networks, objectives.LossWeights(rate=100.0)),
+    optimizers=optimizers,
+    accumulate=2,
+  )
+  after, metrics = jax.jit(step)(before, batch, jax.random.key(0), {})
+  for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+    assert a.dtype == b.dtype and b.dtype in (jnp.float32, jnp.int32)
+    assert np.isfinite(b).all()
+  assert all(np.isfinite(metric) for metric in metrics.values())
+  assert not trees_equal(before.params, after.params)
+  # Adam's first moment after one step is a tenth of the gradient it saw.
+  seen = optax.tree.get(after.opt_state[update.optimizer], "mu")
+  norm = 10 * float(optax.tree.norm(seen))
+  assert norm == pytest.approx(min(float(metrics["grad_norm"]), 1.0), rel=1e-3)

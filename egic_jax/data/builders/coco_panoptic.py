@@ -20,6 +20,8 @@ from egic_jax.data import coco_layout, panoptic
 
 CONFIG = "2017_panoptic"
 _CHUNK = 64
+# Between two lines about progress where no one sits before a screen.
+_LOG_SECONDS = 30
 
 
 # Not registered: its records are those of TFDS's own builder, under its name.
@@ -52,6 +54,13 @@ class CocoPanoptic(coco.Coco, skip_registration=True):
     self._stack = None
     # No file_format: TFDS would refuse another one in words of its own.
     super().__init__(config=CONFIG, data_dir=data_dir)
+
+  def __getstate__(self):
+    # TFDS makes a builder that was pickled anew from its arguments.
+    return {"data_dir": self._original_state["data_dir"]}
+
+  def __setstate__(self, state):
+    self.__init__(**state)
 
   def _info(self):
     # The one use that the module makes of TensorFlow is the name of a type.
@@ -122,7 +131,7 @@ class CocoPanoptic(coco.Coco, skip_registration=True):
       coco_layout.Files(pathlib.Path(panoptic_dir)) as masks,
       concurrent.futures.ThreadPoolExecutor() as pool,
       tqdm.tqdm(
-        desc=f"coco {split}", total=expected, unit="image", disable=None
+        desc=f"coco {split}", total=expected, unit="image", **_progress()
       ) as progress,
     ):
 
@@ -146,6 +155,13 @@ class CocoPanoptic(coco.Coco, skip_registration=True):
         f" {expected:,}; use the published one"
       )
     print(f"coco {split}: writing {count:,} records", file=sys.stderr)
+
+
+def _progress():
+  """Options of a bar: lively for a person, a line now and then in a log."""
+  if sys.stderr.isatty():
+    return {}
+  return {"delay": _LOG_SECONDS, "mininterval": _LOG_SECONDS}
 
 
 def _with_contents(example, pictures, masks):
