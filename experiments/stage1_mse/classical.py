@@ -1,6 +1,6 @@
 """JPEG, WebP and AVIF on a folder of pictures: bpp, PSNR, MS-SSIM a quality.
 
-    python experiments/tiny_photographs/classical.py --images KODAK
+    python experiments/stage1_mse/classical.py --images KODAK
 
 Pillow's encoders, real bytes, the same metrics as `egic evaluate`.
 """
