@@ -236,8 +236,8 @@ class ImageCodec:
     # A decoder cannot tell how far it has read to the bit: code once more.
     header = self._unpack(data, max_pixels)
     coded = [
-      self._latent_coder.measure(symbols)
-      for _, _, symbols, _ in self._decode_tiles([header])
+      self._latent_coder.measure(symbols, region.coded(header.size))
+      for _, region, symbols, _ in self._decode_tiles([header])
     ]
     return {
       **container.inspect(data),
@@ -266,7 +266,10 @@ class ImageCodec:
         y[:, *region.slices(self._y_scale)], self._y_scale
       )
       z = self._programs.hyper_analysis(self._codec_params, part, valid)
-      y_part, z_part = self._programs.bits(self._codec_params, part, z, valid)
+      coded = tuple(map(np.int32, region.coded(image.shape[:2])))
+      y_part, z_part = self._programs.bits(
+        self._codec_params, part, z, valid, coded
+      )
       y_bits += np.asarray(y_part[0], np.float64)
       z_bits += float(z_part[0])
     return {
@@ -299,8 +302,10 @@ class ImageCodec:
     for region in regions:
       y_tile = y[:, *region.slices(self._y_scale)]
       z_tile = self._hyper_analysis(y_tile)
-      coded = self._latent_coder.encode(y_tile, z_tile)
-      for k, payload in enumerate(coded[:count]):
+      tile_payloads = self._latent_coder.encode(
+        y_tile, z_tile, region.coded((height, width))
+      )
+      for k, payload in enumerate(tile_payloads[:count]):
         payloads[k].append(payload.data)
         checksums[k] = payload.symbols.checksum(checksums[k])
         if visit is not None:
@@ -372,8 +377,11 @@ class ImageCodec:
     checksums = [0] * len(headers)
     filled = headers + headers[-1:] * (length - len(headers))
     for i, region in enumerate(tiles.tiles(*headers[0].z_size)):
-      coded = [header.payloads[i] for header in filled]
-      symbols, y_hat = self._latent_coder.decode(coded, region.size)
+      symbols, y_hat = self._latent_coder.decode(
+        [header.payloads[i] for header in filled],
+        region.size,
+        region.coded(headers[0].size),
+      )
       for k in range(len(headers)):
         checksums[k] = symbols[k].checksum(checksums[k])
         yield k, region, symbols[k], y_hat[k]

@@ -64,6 +64,11 @@ class Container:
   version: int = VERSION
 
   @property
+  def size(self) -> tuple[int, int]:
+    """Height and width of the image, in pixels."""
+    return self.height, self.width
+
+  @property
   def z_size(self) -> tuple[int, int]:
     """Height and width of the picture, in elements of z."""
     return -(-self.height // STRIDE), -(-self.width // STRIDE)

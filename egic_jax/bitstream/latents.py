@@ -10,7 +10,8 @@ checksum over all symbols tells.
 z is coded first, under one table a channel. Then each slice of y: how its scale
 indices are rounded, the first table under which a symbol is not 0, and the
 symbols under this table and later ones. Elements go row by row, column by
-column, channel by channel, before the range coder groups them by table.
+column, channel by channel, before the range coder groups them by table. Elements of
+y that see nothing but padding are 0 and not coded.
 """
 
 import dataclasses
@@ -109,12 +110,16 @@ class LatentCoder:
     self._gaussian = range_coder.CodingTables(tables["gaussian"])
     self._programs = networks or programs.programs(config)
 
-  def encode(self, y: np.ndarray, z: np.ndarray) -> list[Payload]:
+  def encode(
+    self, y: np.ndarray, z: np.ndarray, coded: tuple[int, int]
+  ) -> list[Payload]:
     """Rounds and codes latents.
 
     Args:
       y: (N, H/16, W/16, latent channels) float32, one entry a tile.
       z: (N, H/64, W/64, hyper width) float32.
+      coded: rows and columns of y that the picture reaches. Beyond them lies
+        nothing but padding: symbols there are 0 and cost nothing.
 
     Returns:
       One payload a tile.
@@ -123,12 +128,16 @@ class LatentCoder:
       ValueError: if a latent or a parameter of its distribution is not finite.
     """
     z = _round_to_int32(z, "z")
-    writers = [_TileWriter(self._prior, self._gaussian, tile) for tile in z]
+    writers = [
+      _TileWriter(self._prior, self._gaussian, tile, coded) for tile in z
+    ]
     size = self._config.slice_channels
 
     def encode_slice(i, mean, scale_index):
       residual = y[..., i * size : (i + 1) * size] - mean
       symbols = _round_to_int32(residual, f"slice {i} of y")
+      symbols[:, coded[0] :] = 0
+      symbols[:, :, coded[1] :] = 0
       for writer, *tile in zip(writers, symbols, scale_index, strict=True):
         writer.write_slice(*tile)
       return symbols
@@ -140,7 +149,10 @@ class LatentCoder:
     return [writer.finish() for writer in writers]
 
   def decode(
-    self, data: Sequence[bytes], z_size: tuple[int, int]
+    self,
+    data: Sequence[bytes],
+    z_size: tuple[int, int],
+    coded: tuple[int, int],
   ) -> tuple[list[Symbols], np.ndarray]:
     """Decodes payloads of tiles of one size.
 
@@ -149,6 +161,7 @@ class LatentCoder:
     Args:
       data: the range-coded stream of each tile.
       z_size: height and width of z.
+      coded: as in `encode`.
 
     Returns:
       The symbols of each tile, and y_hat (N, H/16, W/16, latent channels).
@@ -157,7 +170,8 @@ class LatentCoder:
       BitstreamError: if a stream is none of this model.
     """
     readers = [
-      _TileReader(self._prior, self._gaussian, tile, z_size) for tile in data
+      _TileReader(self._prior, self._gaussian, tile, z_size, coded)
+      for tile in data
     ]
 
     def decode_slice(i, mean, scale_index):
@@ -176,9 +190,9 @@ class LatentCoder:
       raise container.BitstreamError(MISMATCH) from error
     return [reader.symbols() for reader in readers], y_hat
 
-  def measure(self, symbols: Symbols) -> Payload:
+  def measure(self, symbols: Symbols, coded: tuple[int, int]) -> Payload:
     """Codes a tile's symbols again: what each part of its payload takes."""
-    writer = _TileWriter(self._prior, self._gaussian, symbols.z[0])
+    writer = _TileWriter(self._prior, self._gaussian, symbols.z[0], coded)
 
     def encode_slice(i, mean, scale_index):
       del mean
@@ -225,8 +239,9 @@ class LatentCoder:
 class _TileWriter:
   """One tile's stream as it is written, slice by slice."""
 
-  def __init__(self, prior, gaussians, z: np.ndarray):
+  def __init__(self, prior, gaussians, z: np.ndarray, coded: tuple[int, int]):
     self._gaussian = gaussians
+    self._coded = tuple(slice(side) for side in coded)
     self._encoder = range_coder.Encoder()
     self._shifts = scale_rounding.ShiftCoder()
     self._z, self._slices = z, []
@@ -237,7 +252,8 @@ class _TileWriter:
   def write_slice(self, symbols: np.ndarray, scale_index: np.ndarray) -> None:
     """Both (h, w, slice channels)."""
     self._slices.append(symbols)
-    symbols, scale_index = symbols.ravel(), scale_index.ravel()
+    symbols = symbols[self._coded].ravel()
+    scale_index = scale_index[self._coded].ravel()
     shifts = scale_rounding.choose_shifts(scale_index)
     self._shifts.encode(self._encoder, shifts)
     self._rounding_bits += self._encoder.bits_spent - self._ends[-1]
@@ -262,8 +278,16 @@ class _TileWriter:
 class _TileReader:
   """One tile's stream as it is read, slice by slice."""
 
-  def __init__(self, prior, gaussians, data: bytes, z_size: tuple[int, int]):
+  def __init__(
+    self,
+    prior,
+    gaussians,
+    data: bytes,
+    z_size: tuple[int, int],
+    coded: tuple[int, int],
+  ):
     self._gaussian = gaussians
+    self._coded = tuple(slice(side) for side in coded)
     self._decoder = range_coder.Decoder(data)
     self._shifts = scale_rounding.ShiftCoder()
     self._slices = []
@@ -272,17 +296,20 @@ class _TileReader:
 
   def read_slice(self, scale_index: np.ndarray) -> np.ndarray:
     """(h, w, slice channels) both."""
-    shifts = self._shifts.decode(self._decoder, scale_index.size)
-    table = scale_rounding.round_indices(scale_index.ravel(), shifts)
+    inside = scale_index[self._coded]
+    shifts = self._shifts.decode(self._decoder, inside.size)
+    table = scale_rounding.round_indices(inside.ravel(), shifts)
     first = int(self._decoder.decode(_ONE_TABLE, _FIRST)[0])
     if not 0 <= first <= gaussian.NUM_SCALES:
       raise container.BitstreamError(
         f"the payload is damaged: it names a table {first}"
       )
     coded = table >= first
-    symbols = np.zeros(scale_index.size, np.int32)
-    symbols[coded] = self._decoder.decode(table[coded], self._gaussian)
-    self._slices.append(symbols.reshape(scale_index.shape))
+    found = np.zeros(inside.size, np.int32)
+    found[coded] = self._decoder.decode(table[coded], self._gaussian)
+    symbols = np.zeros(scale_index.shape, np.int32)
+    symbols[self._coded] = found.reshape(inside.shape)
+    self._slices.append(symbols)
     return self._slices[-1]
 
   def symbols(self) -> Symbols:

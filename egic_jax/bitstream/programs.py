@@ -32,7 +32,8 @@ class Programs(NamedTuple):
       valid) > mean, scale index.
     synthesis: (params, y_hat, valid) > uint8 image.
     synthesis_orp: (params, ORP params, y_hat, alpha, valid) > uint8 image.
-    bits: (params, y, z, valid) > estimated y_bits (B, slices), z_bits (B,).
+    bits: (params, y, z, valid, rows and columns of y that are coded) >
+      estimated y_bits (B, slices), z_bits (B,).
   """
 
   analysis: Callable
@@ -52,8 +53,10 @@ def programs(config: presets.CodecConfig) -> Programs:
   pixels = config.hyper_stride
   latents = config.hyper_stride // config.latent_stride
 
-  def apply(params, *args, method, valid):
-    return model.apply({"params": params}, *args, valid=valid, method=method)
+  def apply(params, *args, method, **extents_of_args):
+    return model.apply(
+      {"params": params}, *args, **extents_of_args, method=method
+    )
 
   def program(function, **options):
     @functools.wraps(function)
@@ -107,9 +110,9 @@ def programs(config: presets.CodecConfig) -> Programs:
     x_mse = orp.OrpHead(config).apply({"params": orp_params}, features, valid)
     return to_uint8(orp.interpolate(x_gan, x_mse, alpha))
 
-  def bits(params, y, z, valid):
+  def bits(params, y, z, valid, coded):
     valid = extents.scaled(valid, latents)
-    quantized = apply(params, y, z, method="quantize", valid=valid)
+    quantized = apply(params, y, z, method="quantize", valid=valid, coded=coded)
     return quantized.y_bits, quantized.z_bits
 
   return Programs(

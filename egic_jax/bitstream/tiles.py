@@ -19,6 +19,9 @@ CELL = 4
 MAX_CELLS = 4
 
 LONGEST = CELL * MAX_CELLS
+# Along a side, in every model, and thus in the format.
+_Y_PIXELS = 16
+_Y_PER_Z = 4
 # Of windows: 128 pixels.
 _STEP = 2
 
@@ -47,6 +50,18 @@ class Region:
     return (
       slice(scale * self.top, scale * (self.top + self.height)),
       slice(scale * self.left, scale * (self.left + self.width)),
+    )
+
+  def coded(self, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of its y that a picture reaches; the rest is padding.
+
+    Args:
+      size: height and width of the picture, in pixels.
+    """
+    rows = -(-size[0] // _Y_PIXELS) - _Y_PER_Z * self.top
+    columns = -(-size[1] // _Y_PIXELS) - _Y_PER_Z * self.left
+    return min(rows, _Y_PER_Z * self.height), min(
+      columns, _Y_PER_Z * self.width
     )
 
 

@@ -169,11 +169,14 @@ class Codec(nn.Module):
     z: jax.Array,
     key: jax.Array | None = None,
     valid: extents.Extent | None = None,
+    coded: extents.Extent | None = None,
   ) -> Quantized:
     """Rounds latents and counts their bits, `key` as in `__call__`.
 
-    y (B, H/16, W/16, C) and z (B, H/64, W/64, Cz).
+    y (B, H/16, W/16, C) and z (B, H/64, W/64, Cz). Elements of y outside
+    `coded` (by default, of `valid`) are their means and take no bits.
     """
+    coded = valid if coded is None else coded
     valid_z = extents.halved(extents.halved(valid))
     if key is None:
       z_hat = jnp.round(z)
@@ -192,8 +195,9 @@ class Codec(nn.Module):
       own = slice(i * size, (i + 1) * size)
       residual = y[..., own] - mean
       rounded = quantization.round_straight_through(residual)
+      rounded = extents.zero_outside(rounded, coded)
       counted = rounded if y_noise is None else residual + y_noise[..., own]
-      bits = extents.zero_outside(gaussian.bits(counted, index), valid)
+      bits = extents.zero_outside(gaussian.bits(counted, index), coded)
       y_bits.append(bits.sum((1, 2, 3)))
       means.append(mean)
       indices.append(index)

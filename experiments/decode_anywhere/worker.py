@@ -113,7 +113,9 @@ def decode(model: model_file.Model, folder: pathlib.Path) -> dict:
       for region, payload in zip(
         tiles.tiles(*header.z_size), header.payloads, strict=True
       ):
-        found, _ = coder.decode([payload] * copies, region.size)
+        found, _ = coder.decode(
+          [payload] * copies, region.size, region.coded(header.size)
+        )
         checksums = [
           symbols.checksum(start)
           for symbols, start in zip(found, checksums, strict=True)

@@ -218,8 +218,8 @@ def test_extreme_symbols_with_every_checksum_right(
     y=tuple(slice_.copy() for slice_ in original.symbols.y),
   )
   forged = symbols.z if part == "z" else symbols.y[0]
-  forged[0, ..., 0] = extreme
-  payload = image_codec._latent_coder.measure(symbols).data
+  forged[0, :2, :3, 0] = extreme
+  payload = image_codec._latent_coder.measure(symbols, (3, 4)).data
   data = container.pack(
     dataclasses.replace(
       container.unpack(original.data),

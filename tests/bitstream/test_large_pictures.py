@@ -86,8 +86,11 @@ def test_tiles_are_coded_independently(image_codec, strip, encoded):
   after = container.unpack(image_codec.encode(changed)).payloads
   assert before[0] == after[0] and before[1] != after[1]
   # The second tile alone, from its own bytes.
-  region = tiles.tiles(*container.unpack(encoded.data).z_size)[1]
-  (alone,), _ = image_codec._latent_coder.decode([before[1]], region.size)
+  header = container.unpack(encoded.data)
+  region = tiles.tiles(*header.z_size)[1]
+  (alone,), _ = image_codec._latent_coder.decode(
+    [before[1]], region.size, region.coded(header.size)
+  )
   np.testing.assert_array_equal(alone.z, encoded.symbols.z[:, *region.slices()])
 
 

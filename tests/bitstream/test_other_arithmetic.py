@@ -9,6 +9,7 @@ from egic_jax.bitstream import container, latents, programs, scale_rounding
 MARGIN = scale_rounding.MARGIN
 SIZE = (3, 5)  # Of z: no bucket fits exactly.
 COUNT = 12
+CODED = (11, 18)  # Rows and columns of y: the last ones are padding.
 
 
 def _noisy(networks, *, every=0.0, index=0.0, seed=0):
@@ -59,12 +60,12 @@ def latent(model):
 @pytest.fixture(scope="module")
 def coded(coder, latent):
   """Payloads of these tiles, made without noise."""
-  return coder().encode(*latent)
+  return coder().encode(*latent, CODED)
 
 
 def _decode(coder, coded):
   """Checksums that tiles decode to."""
-  symbols, _ = coder.decode([payload.data for payload in coded], SIZE)
+  symbols, _ = coder.decode([payload.data for payload in coded], SIZE, CODED)
   return [tile.checksum() for tile in symbols]
 
 
@@ -91,7 +92,7 @@ def test_rounding_plainly_would_fail(coder, latent, monkeypatch):
     return np.clip(np.rint(scale_index), 0, 63).astype(np.int32)
 
   monkeypatch.setattr(scale_rounding, "round_indices", plain)
-  coded = coder().encode(*latent)
+  coded = coder().encode(*latent, CODED)
   assert _decode(coder(), coded) == _expected(coded)
   try:
     found = _decode(coder(index=0.99 * MARGIN), coded)
@@ -117,9 +118,23 @@ def test_tiles_of_a_batch_are_those_of_single_calls(coder, coded):
   assert one_by_one == _expected(coded[:3])
 
 
+def test_what_sees_only_padding_is_not_coded(coder, latent, coded):
+  rows, columns = CODED
+  for payload in coded:
+    for symbols in payload.symbols.y:
+      assert symbols[:, :rows, :columns].any()
+      assert not symbols[:, rows:].any()
+      assert not symbols[:, :, columns:].any()
+  # The whole of y has 240 elements a channel, of which 198 are coded.
+  whole = coder().encode(*latent, (12, 20))
+  bits = sum(payload.y_bits.sum() for payload in coded)
+  all_bits = sum(payload.y_bits.sum() for payload in whole)
+  assert bits / all_bits == pytest.approx(198 / 240, abs=0.03)
+
+
 def test_measure_gives_the_same_stream(coder, coded):
   for payload in coded:
-    again = coder().measure(payload.symbols)
+    again = coder().measure(payload.symbols, CODED)
     assert again.data == payload.data
     assert again.z_bits == payload.z_bits
     np.testing.assert_array_equal(again.y_bits, payload.y_bits)
@@ -138,12 +153,12 @@ def test_what_is_zero_everywhere_takes_no_bits(model, coder):
 
   coder()._visit_slices(z, visit)
   y = np.concatenate(means, axis=-1)
-  (payload,) = coder().encode(y, z.astype(np.float32))
+  (payload,) = coder().encode(y, z.astype(np.float32), (8, 8))
   assert not any(symbols.any() for symbols in payload.symbols.y)
   # Four bits a slice say that no table is needed.
   assert payload.y_bits.sum() - payload.rounding_bits == pytest.approx(
     4 * config.num_slices, abs=0.1
   )
-  (symbols,), y_hat = coder().decode([payload.data], (2, 2))
+  (symbols,), y_hat = coder().decode([payload.data], (2, 2), (8, 8))
   assert symbols.checksum() == payload.symbols.checksum()
   np.testing.assert_array_equal(y_hat, y)

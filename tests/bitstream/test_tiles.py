@@ -78,3 +78,12 @@ def test_place():
   assert placed.shape == (2, 16, 8, 3) and valid == (3, 1)
   assert placed[:, :12, :4].all() and placed.sum() == maps.sum()
   assert buckets.place(placed, 4)[0] is placed
+
+
+def test_coded_elements_are_those_that_see_the_picture():
+  # 1030 x 300 pixels: y has 64.4 x 18.75 elements of it.
+  upper, lower = tiles.tiles(17, 5)
+  assert upper.coded((1030, 300)) == (4 * upper.height, 19)
+  assert lower.coded((1030, 300)) == (65 - 4 * upper.height, 19)
+  (whole,) = tiles.tiles(1, 1)
+  assert whole.coded((1, 64)) == (1, 4)
