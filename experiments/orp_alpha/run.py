@@ -34,6 +34,7 @@ GAN = (
   *study.JITTER,
   "data.batch_size=16",
   "train.stage=stage2_gan",
+  "train.steps=1500",
   "train.ema_decay=0.995",
   "train.log_every=20",
   "train.checkpoint_every=25",
@@ -41,12 +42,6 @@ GAN = (
   "optimizer.learning_rate=2e-4",
   "optimizer.final_learning_rate=2e-4",
   "optimizer.warmup_steps=20",
-)
-# One after the other, in the same work directory: at the rate of g_s the
-# discriminator learned too slowly.
-GAN_PARTS = (
-  ("train.steps=301",),
-  ("train.steps=575", "optimizer.discriminator_scale=5"),
 )
 ORP = (
   *study.JITTER,
@@ -139,16 +134,14 @@ def main() -> None:
   stage1 = args.stage1 or runs / "stage1_mse"
   here = runs / "orp_alpha"
   gan, orp, model = here / "gan", here / "orp", here / "model.safetensors"
-  for part in GAN_PARTS:
-    study.train(
-      gan,
-      args.photographs,
-      *GAN,
-      *part,
-      f"train.init_from={stage1}",
-      f"train.init_discriminator={stage0}",
-      *args.overrides,
-    )
+  study.train(
+    gan,
+    args.photographs,
+    *GAN,
+    f"train.init_from={stage1}",
+    f"train.init_discriminator={stage0}",
+    *args.overrides,
+  )
   study.train(
     orp, args.photographs, *ORP, f"train.init_from={gan}", *args.overrides
   )
