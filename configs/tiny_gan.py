@@ -6,7 +6,7 @@ Command:   egic train --config configs/tiny_gan.py --workdir runs/tiny_gan \
                train.init_from=runs/tiny \
                train.init_discriminator=runs/tiny_discriminator
 Hardware:  2 CPU cores
-Time:      not yet measured; on photographs 25 minutes for 575 steps, on a
+Time:      not yet measured; on photographs 50 minutes for 1,500 steps, on a
            busy machine
 Result:    not yet measured; on photographs see experiments/orp_alpha
 """
