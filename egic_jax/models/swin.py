@@ -6,13 +6,21 @@ type that products are computed in. `valid` is the extent of the map that counts
 (`ops.extents`), in tokens.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from egic_jax.ops import attention, extents, space_to_depth, windows
+from egic_jax.ops import (
+  attention,
+  extents,
+  gelu,
+  linear,
+  space_to_depth,
+  windows,
+)
 
 
 def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
@@ -20,6 +28,10 @@ def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
   return nn.LayerNorm(
     epsilon=1e-5, use_fast_variance=False, dtype=dtype, name=name
   )
+
+
+# Parameters and values of nn.Dense.
+dense = functools.partial(nn.Dense, dot_general=linear.dot_general)
 
 
 class WindowAttention(nn.Module):
@@ -47,9 +59,9 @@ class WindowAttention(nn.Module):
     regions = windows.regions(height, width, self.window, self.shift, valid)
 
     x = windows.partition(x, self.window, self.shift)
-    qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(x)
+    qkv = dense(3 * channels, dtype=self.dtype, name="qkv")(x)
     x = attention.window_attention(qkv, bias, regions, num_heads=self.num_heads)
-    x = nn.Dense(channels, dtype=self.dtype, name="proj")(x)
+    x = dense(channels, dtype=self.dtype, name="proj")(x)
     return windows.merge(x, self.window, height, width, self.shift)
 
 
@@ -71,13 +83,13 @@ class SwinBlock(nn.Module):
     x = x + WindowAttention(
       self.num_heads, self.window, self.shift, self.dtype, name="attention"
     )(layer_norm(self.dtype, "norm1")(x), valid)
-    hidden = nn.Dense(
+    hidden = dense(
       self.mlp_ratio * channels,
       dtype=self.dtype,
       name="mlp_in",
     )(layer_norm(self.dtype, "norm2")(x))
-    hidden = jax.nn.gelu(hidden, approximate=False)
-    return x + nn.Dense(channels, dtype=self.dtype, name="mlp_out")(hidden)
+    hidden = gelu.gelu(hidden)
+    return x + dense(channels, dtype=self.dtype, name="mlp_out")(hidden)
 
 
 class SwinBlocks(nn.Module):
@@ -115,7 +127,7 @@ class PatchMerging(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     x = layer_norm(self.dtype, "norm")(space_to_depth.merge_phases(x))
-    return nn.Dense(
+    return dense(
       self.features,
       use_bias=False,
       dtype=self.dtype,
@@ -131,7 +143,7 @@ class PatchSplitting(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    x = nn.Dense(
+    x = dense(
       4 * self.features,
       use_bias=False,
       dtype=self.dtype,
@@ -148,7 +160,7 @@ class PatchUnpack(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    x = nn.Dense(
+    x = dense(
       4 * self.features,
       dtype=self.dtype,
       name="reduction",

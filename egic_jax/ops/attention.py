@@ -36,7 +36,7 @@ def window_attention(
   """
   return jax.lax.platform_dependent(
     qkv,
-    position_bias.astype(jnp.float32),
+    position_bias.astype(_logits_dtype(qkv)),
     cpu=functools.partial(_heads_in_turn, regions=regions, num_heads=num_heads),
     default=functools.partial(
       _heads_at_once, regions=regions, num_heads=num_heads
@@ -63,7 +63,10 @@ def _heads_at_once(qkv, position_bias, *, regions, num_heads):
   )
   query = query * (query.shape[-1] ** -0.5)
   logits = jnp.einsum(
-    "nqhd,nkhd->nhqk", query, key, preferred_element_type=jnp.float32
+    "nqhd,nkhd->nhqk",
+    query,
+    key,
+    preferred_element_type=_logits_dtype(query),
   )
   logits += position_bias
   if regions is not None:
@@ -87,21 +90,73 @@ def _heads_in_turn(qkv, position_bias, *, regions, num_heads):
   outs = []
   for head in range(num_heads):
     query, key, value = heads[head::num_heads]
-    logits = jnp.einsum(
-      "nqd,nkd->nqk",
-      query * (head_width**-0.5),
-      key,
-      preferred_element_type=jnp.float32,
-    )
+    logits = _scores(query * (head_width**-0.5), key)
     logits += position_bias[head]
     if mask is not None:
       logits = _add_mask(logits, mask)
     highest = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
     weights = jnp.exp(logits - highest)
     total = weights.sum(axis=-1, keepdims=True)
-    out = jnp.einsum("nqk,nkd->nqd", weights.astype(value.dtype), value)
+    out = _weighted_sum(weights.astype(value.dtype), value)
     outs.append((out / total).astype(qkv.dtype))
   return jnp.concatenate(outs, axis=-1)
+
+
+def _logits_dtype(x):
+  """float32, or float64 if that is what x has."""
+  return jnp.promote_types(x.dtype, jnp.float32)
+
+
+@jax.custom_vjp
+def _scores(query, key):
+  """(n, q, d), (n, k, d) > (n, q, k), at least float32."""
+  return jnp.einsum(
+    "nqd,nkd->nqk", query, key, preferred_element_type=_logits_dtype(query)
+  )
+
+
+def _scores_forward(query, key):
+  return _scores(query, key), (query, key)
+
+
+def _scores_backward(residuals, gradient):
+  query, key = residuals
+  gradient = gradient.astype(query.dtype)
+  of_query = jnp.einsum("nqk,nkd->nqd", gradient, key)
+  return of_query, _transposed_product(gradient, query)
+
+
+_scores.defvjp(_scores_forward, _scores_backward)
+
+
+@jax.custom_vjp
+def _weighted_sum(weights, value):
+  """(n, q, k), (n, k, d) > (n, q, d)."""
+  return jnp.einsum("nqk,nkd->nqd", weights, value)
+
+
+def _weighted_sum_forward(weights, value):
+  return _weighted_sum(weights, value), (weights, value)
+
+
+def _weighted_sum_backward(residuals, gradient):
+  weights, value = residuals
+  of_weights = jnp.einsum("nqd,nkd->nqk", gradient, value)
+  return of_weights, _transposed_product(weights, gradient)
+
+
+_weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
+
+
+def _transposed_product(weights, x):
+  """(n, q, k), (n, q, d) > (n, k, d), by transposing the small arrays.
+
+  XLA:CPU takes several times longer where the first axis of both is summed
+  over, and would make that of this product, too, if it saw the transpositions.
+  """
+  barrier = jax.lax.optimization_barrier
+  product = jnp.einsum("ndq,nqk->ndk", barrier(x.transpose(0, 2, 1)), weights)
+  return barrier(product).transpose(0, 2, 1)
 
 
 def _add_mask(logits, mask):
