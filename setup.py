@@ -52,6 +52,7 @@ setuptools.setup(
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["egic_jax", "egic_jax.*"]),
+  package_data={"egic_jax.shipped": ["*.safetensors", "default.txt"]},
   install_requires=CORE,
   extras_require={
     "data": DATA,

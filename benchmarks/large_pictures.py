@@ -131,16 +131,19 @@ def _one_window(side: int):
 def seams_table(model: str, photographs: list[pathlib.Path]) -> None:
   """What tiles cost and how far windows differ from the whole picture."""
   runtime.configure()
-  from egic_jax.bitstream import tiles, windowed
+  from egic_jax.bitstream import programs, tiles, windowed
+  from egic_jax.bitstream.codec import ImageCodec
   from egic_jax.cli import models
 
-  codec = models.open_codec(model)
-  config, params = codec.config, codec._codec_params
+  opened = models.open_model(model)
+  codec = ImageCodec.from_model(opened)
+  config, params = opened.config, opened.params["codec"]
+  networks = programs.programs(config)
 
   def synthesis(y_hat, size):
     return windowed.synthesis(
       config,
-      lambda *arguments: codec._programs.synthesis(params, *arguments),
+      lambda *arguments: networks.synthesis(params, *arguments),
       y_hat,
       size,
     )[0]

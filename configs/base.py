@@ -24,6 +24,9 @@ def get_config() -> ConfigDict:
   config.model.discriminator_preset = "full"
   config.model.normalization = "weight"
   config.model.conditioning = "projection"
+  # Levels of quality that one codec is trained for, at least 2; 0 for one rate,
+  # as in the paper.
+  config.model.rate_levels = 0
   # Type of activations and products: "float32" or "bfloat16". Parameters,
   # optimiser moments and rates stay float32.
   config.model.compute_dtype = "float32"
@@ -84,6 +87,9 @@ def get_config() -> ConfigDict:
   # * 0.75, as released; rate_weight is lambda. Stage 3 has the MSE alone.
   config.loss.distortion_weight = 0.00234375
   config.loss.rate_weight = 1.0
+  # With model.rate_levels, instead of distortion_weight: at the lowest and at
+  # the highest quality; pictures of a batch are spread over all of them.
+  config.loss.distortion_range = (0.00025, 0.016)
   config.loss.lpips_weight = 1.0
   # "alex" or "vgg"; its files as handed out (the classifier's and the heads'
   # .pth), and the SHA-256 of each or the first digits of it, to be checked.
@@ -101,13 +107,16 @@ def get_config() -> ConfigDict:
   config.loss.pixel_weights = "small_instances"
 
   config.optimizer = ConfigDict()
+  # "adam", "nadam" or "muon" (for matrices and convolutions; the rest by Adam).
   config.optimizer.kind = "adam"
   config.optimizer.learning_rate = 1e-4
   # Stage 2: the discriminator's learning rate over that of g_s.
   config.optimizer.discriminator_scale = 1.0
-  # The learning rate of the last final_fraction of all steps.
+  # The learning rate of the last final_fraction of all steps, or, with decay =
+  # "linear" instead of "step", that of its end, reached evenly.
   config.optimizer.final_learning_rate = 1e-5
   config.optimizer.final_fraction = 0.1
+  config.optimizer.decay = "step"
   # Steps over which the learning rate rises from 0.
   config.optimizer.warmup_steps = 0
   # Gradients are scaled down to this global norm; 0 turns it off.

@@ -2,9 +2,12 @@
 
     import egic_jax
 
-    codec = egic_jax.load_model("model.safetensors")
+    codec = egic_jax.load_model()  # The default; or the name or path of one.
     data = egic_jax.encode(codec, image)  # (H, W, 3) uint8 > bytes
     image = egic_jax.decode(codec, data)  # bytes > (H, W, 3) uint8
+
+    data = egic_jax.encode(codec, image, bpp=0.15)
+    codec = egic_jax.load_model_of(data)  # Of a file of any shipped model.
 
     files = egic_jax.encode_batch(codec, images)  # (N, H, W, 3) uint8 > N bytes
     images = egic_jax.decode_batch(codec, files)
@@ -24,34 +27,76 @@ if typing.TYPE_CHECKING:
   from egic_jax.bitstream.codec import ImageCodec
 
 __version__ = "0.1.0"
-__all__ = ["decode", "decode_batch", "encode", "encode_batch", "load_model"]
+__all__ = [
+  "decode",
+  "decode_batch",
+  "encode",
+  "encode_batch",
+  "load_model",
+  "load_model_of",
+]
 
 
-def load_model(path: "str | os.PathLike") -> "ImageCodec":
+def load_model(model: "str | os.PathLike | None" = None) -> "ImageCodec":
   """Opens a model.
 
   Args:
-    path: a model file of `egic export`, or a work directory of `egic train`.
+    model: the name of a shipped model (`egic models` lists them), a model file
+      of `egic export`, or a work directory of `egic train`. None opens the
+      default of the shipped models.
 
   Returns:
     A codec. It and the functions below may be used from several threads; its
-    methods `inspect` and `estimate_bits` tell more.
+    methods `encode_to`, `inspect` and `estimate_bits` tell more.
 
   Raises:
     ValueError, OSError: in one line, if there is no usable model.
   """
   from egic_jax.cli import models
 
-  return models.open_codec(path)
+  return models.open_codec(model)
 
 
-def encode(codec: "ImageCodec", image: "np.ndarray") -> bytes:
-  """(H, W, 3) uint8 of any size > content of an `.egic` file.
+def load_model_of(data: bytes) -> "ImageCodec":
+  """Opens the shipped model that made an `.egic` file.
 
   Raises:
-    ValueError: if `image` is of another shape or type.
+    ValueError: in one line, if it is no such file, or made by no such model.
   """
-  return codec.encode(image)
+  from egic_jax.cli import models
+
+  return models.FileCodecs(None).of(data)
+
+
+def encode(
+  codec: "ImageCodec",
+  image: "np.ndarray",
+  quality: float | None = None,
+  *,
+  bpp: float | None = None,
+  max_bytes: int | None = None,
+) -> bytes:
+  """(H, W, 3) uint8 of any size > content of an `.egic` file.
+
+  Args:
+    codec: of `load_model`.
+    image: the picture.
+    quality: in `codec.quality_range`; None for its middle. Of it, bpp and
+      max_bytes at most one may be given, and only to a model of several rates.
+    bpp: bits per pixel that the file is to have, or nearly.
+    max_bytes: the file is to be as good as so many bytes allow.
+
+  Raises:
+    ValueError: if `image` is of another shape or type, or the picture cannot be
+      had at this quality or size.
+  """
+  if bpp is None and max_bytes is None:
+    return codec.encode(image, quality)
+  if quality is not None:
+    raise ValueError(
+      f"quality is {quality}, but a size is given too; leave out one of them"
+    )
+  return codec.encode_to(image, bpp=bpp, max_bytes=max_bytes).data
 
 
 def decode(
@@ -77,13 +122,16 @@ def decode(
   return codec.decode(data, alpha, max_pixels=max_pixels)
 
 
-def encode_batch(codec: "ImageCodec", images: "np.ndarray") -> list[bytes]:
+def encode_batch(
+  codec: "ImageCodec", images: "np.ndarray", quality: float | None = None
+) -> list[bytes]:
   """(N, H, W, 3) uint8 > N files' contents, the networks run on all at once.
 
   Raises:
-    ValueError: if `images` are of another shape or type.
+    ValueError: if `images` are of another shape or type, or the model has no
+      such quality.
   """
-  return codec.encode_batch(images)
+  return codec.encode_batch(images, quality)
 
 
 def decode_batch(

@@ -4,10 +4,8 @@ A library should not turn such knobs behind its caller's back, so nothing here
 runs on import: each command calls `configure()` first.
 """
 
-import contextlib
 import ctypes
 import glob
-import hashlib
 import os
 import pathlib
 import platform
@@ -34,7 +32,10 @@ def configure() -> None:
   names the cache (`EGIC_CACHE_DIR=off` means none).
   """
   keep_freed_memory()
-  set_compilation_cache()
+  directory = set_compilation_cache()
+  from egic_jax import program_store
+
+  program_store.use(None if directory is None else directory / "programs")
 
 
 def keep_freed_memory() -> bool:
@@ -112,10 +113,6 @@ def _cpu_backend_expected() -> bool:
 
 
 def _machine() -> str:
-  features = platform.processor()
-  with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
-    features = next(
-      (s for s in lines if s.startswith(("flags", "Features"))), features
-    )
-  digest = hashlib.sha256(features.encode()).hexdigest()[:8]
-  return f"{platform.machine()}-{digest}"
+  from egic_jax import program_store
+
+  return f"{platform.machine()}-{program_store.cpu_features()}"

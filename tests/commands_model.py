@@ -1,5 +1,7 @@
 """A model that compiles quickly, for tests of the commands."""
 
+import dataclasses
+
 from egic_jax.bitstream import model_file
 from egic_jax.models import codec, orp, presets
 
@@ -15,16 +17,18 @@ CONFIG = presets.CodecConfig(
 )
 
 
-def save_model(path) -> str:
+def save_model(path, rate_levels=0, seed=0, **metadata) -> str:
   """Writes an untrained model with an ORP head; returns the path as text."""
-  params = {"codec": codec.init_codec_params(CONFIG, 0)}
+  config = dataclasses.replace(CONFIG, rate_levels=rate_levels)
+  params = {"codec": codec.init_codec_params(config, seed)}
   # A reconstruction that is not one flat grey, and an ORP head that differs from
   # the last stage of synthesis.
   params["codec"]["synthesis"] = _louder(params["codec"]["synthesis"])
   params["orp"] = orp.init_from_synthesis(params["codec"])
   bias = params["orp"]["head"]["unpack"]["reduction"]
   bias["bias"] = bias["bias"] * 0.6
-  model_file.save_model(path, model_file.build_model(CONFIG, params))
+  model = model_file.build_model(config, params, metadata)
+  model_file.save_model(path, model)
   return str(path)
 
 

@@ -1,24 +1,26 @@
 """Image to file content and back."""
 
 import dataclasses
-import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from egic_jax.bitstream import (
   buckets,
   container,
+  decoder,
+  encoder,
   latents,
   model_file,
   mosaic,
-  programs,
+  rate_search,
   tiles,
   windowed,
 )
+from egic_jax.bitstream import quality as quality_lib
 from egic_jax.bitstream import tables as tables_lib
 from egic_jax.models import presets
 
@@ -27,6 +29,10 @@ Progress = Callable[[int, int], None]
 
 # Of the images that one call of a network takes: 5 GB for the largest model.
 _BATCH_PIXELS = 2**22
+# Trials that a search for a size usually takes, for `progress`.
+_TYPICAL_TRIALS = 5
+# Of --bpp: less than this below the lowest rate is as good as met.
+_RATE_TOLERANCE = 0.02
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,6 +50,23 @@ class Encoded:
   symbols: latents.Symbols
   z_bits: float
   y_bits: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fitted:
+  """A file of a size that was asked for.
+
+  Attributes:
+    data: the file.
+    quality: that it was coded with.
+    at_highest: the highest quality takes less than what was asked for.
+    trials: how many times the picture was coded to find it.
+  """
+
+  data: bytes
+  quality: float
+  at_highest: bool
+  trials: int
 
 
 class ImageCodec:
@@ -68,40 +91,127 @@ class ImageCodec:
     """See `from_model`; the arguments are the fields of `model_file.Model`."""
     self.config = config
     self.fingerprint = fingerprint
-    self._codec_params = jax.tree.map(jnp.asarray, params["codec"])
-    self._orp_params = None
+    codec_params = jax.device_put(params["codec"])
+    orp_params = None
     if "orp" in params:
-      self._orp_params = jax.tree.map(jnp.asarray, params["orp"])
-    self._latent_coder = latents.LatentCoder(config, self._codec_params, tables)
-    self._programs = programs.programs(config)
-    # Elements of y per element of z, along a side.
-    self._y_scale = config.hyper_stride // config.latent_stride
+      orp_params = jax.device_put(params["orp"])
+    self._has_orp = orp_params is not None
+    self._latent_coder = latents.LatentCoder(config, codec_params, tables)
+    self._encoder = encoder.Encoder(
+      config, codec_params, self._latent_coder, fingerprint
+    )
+    self._decoder = decoder.Decoder(
+      config, codec_params, orp_params, self._latent_coder, fingerprint
+    )
 
   @classmethod
   def from_model(cls, model: model_file.Model) -> "ImageCodec":
     """A codec with the model's parameters and tables."""
     return cls(model.config, model.params, model.tables, model.fingerprint)
 
+  @property
+  def quality_range(self) -> tuple[float, float] | None:
+    """The lowest and the highest quality; None for a model of one rate."""
+    levels = self.config.rate_levels
+    return (1.0, float(levels)) if levels else None
+
   def encode(
-    self, image: np.ndarray, *, progress: Progress | None = None
+    self,
+    image: np.ndarray,
+    quality: float | None = None,
+    *,
+    progress: Progress | None = None,
   ) -> bytes:
     """Codes an image of any size.
 
     Args:
       image: (H, W, 3) uint8, H and W at least 1.
+      quality: in `quality_range`; the file holds the nearest of 255. None takes
+        `bitstream.quality.default`, or what a model of one rate has.
       progress: called with the parts done and the parts in all.
 
     Returns:
       The content of an `.egic` file.
 
     Raises:
-      ValueError: if `image` is not as stated, or the model's latents are not
-        finite.
+      ValueError: if `image` or `quality` is not as stated, or the model's
+        latents are not finite.
     """
     _check_image(image)
-    return self._encode(image[None], progress=progress)[0]
+    code = self._quality_code(quality)
+    step = _steps(progress, sum(_parts(image.shape[:2])))
+    analysed = self._encoder.analyse(image[None], 1, step)
+    return self._encoder.files(analysed, code, step=step)[0]
 
-  def encode_batch(self, images: np.ndarray) -> list[bytes]:
+  def encode_to(
+    self,
+    image: np.ndarray,
+    *,
+    max_bytes: int | None = None,
+    bpp: float | None = None,
+    progress: Progress | None = None,
+  ) -> Fitted:
+    """Codes an image to a size: pass one of `max_bytes` and `bpp`.
+
+    The picture is analysed once and coded some five times. A target beyond the
+    highest quality's size gives the highest quality.
+
+    Args:
+      image: (H, W, 3) uint8, H and W at least 1.
+      max_bytes: the file is the largest that is not larger, at least 1.
+      bpp: the file is the nearest to this many bits per pixel of the image,
+        header included, above 0.
+      progress: as in `encode`; the parts in all are a guess here.
+
+    Raises:
+      ValueError: as `encode`; if not one of the two is given, or not as stated;
+        if the lowest quality takes more (2 % more than `bpp`), saying how much;
+        if the model has one rate only.
+    """
+    _check_image(image)
+    if not self.config.rate_levels:
+      raise ValueError(
+        "this model has one rate only: neither bytes nor bpp can be chosen"
+      )
+    target, search = _target_and_search(max_bytes, bpp)
+    height, width = image.shape[:2]
+    unit_bytes = 1 if bpp is None else height * width / 8
+    windows, regions = _parts(image.shape[:2])
+    total = windows + _TYPICAL_TRIALS * regions
+    step = _steps(progress, total)
+    analysed = self._encoder.analyse(image[None], 1, step)
+    files: dict[int, bytes] = {}
+
+    def size(code):
+      (files[code],) = self._encoder.files(analysed, code, step=step)
+      return len(files[code]) / unit_bytes
+
+    found = search(size, target)
+    lowest, highest = quality_lib.CODES[0], quality_lib.CODES[-1]
+    if lowest in files:
+      least = len(files[lowest])
+      if bpp is None and found is None:
+        raise ValueError(
+          f"max_bytes is {max_bytes}, but this picture takes {least} bytes at"
+          " the lowest quality: ask for as many, or for a smaller picture"
+        )
+      if bpp is not None and least / unit_bytes > bpp * (1 + _RATE_TOLERANCE):
+        raise ValueError(
+          f"bpp is {bpp}, but this picture takes {least / unit_bytes:.4f} at"
+          " the lowest quality: ask for as much"
+        )
+    if progress is not None:
+      progress(total, total)
+    return Fitted(
+      data=files[found],
+      quality=self._quality_of(found),
+      at_highest=found == highest and len(files[found]) < target * unit_bytes,
+      trials=len(files),
+    )
+
+  def encode_batch(
+    self, images: np.ndarray, quality: float | None = None
+  ) -> list[bytes]:
     """Codes images of equal size, each network in one call for all of them.
 
     A batch of more than 4 million pixels takes several calls. Programs are
@@ -109,6 +219,7 @@ class ImageCodec:
 
     Args:
       images: (N, H, W, 3) uint8, H and W at least 1; N may be 0.
+      quality: as in `encode`, for all.
 
     Returns:
       The content of one `.egic` file an image: as `encode`, save that sums taken
@@ -118,22 +229,28 @@ class ImageCodec:
       ValueError: as `encode`.
     """
     _check_image(images, batch=True)
+    code = self._quality_code(quality)
     files = []
     for part, length in self._batches(len(images), images.shape[1:3]):
-      files += self._encode(images[part], length)
+      analysed = self._encoder.analyse(images[part], length, _steps(None, 0))
+      files += self._encoder.files(analysed, code)
     return files
 
-  def encode_with_parts(self, image: np.ndarray) -> Encoded:
+  def encode_with_parts(
+    self, image: np.ndarray, quality: float | None = None
+  ) -> Encoded:
     """`encode`, with the symbols and what each part of them cost."""
     _check_image(image)
-    collected = mosaic.Mosaic(self.config, _z_size(image.shape[:2]))
+    code = self._quality_code(quality)
+    collected = mosaic.Mosaic(self.config, encoder.z_size(image.shape[:2]))
     bits = []
 
     def visit(region, payload):
       collected.add(region, payload.symbols)
       bits.append((payload.z_bits, *payload.y_bits))
 
-    (data,) = self._encode(image[None], visit=visit)
+    analysed = self._encoder.analyse(image[None], 1, _steps(None, 0))
+    (data,) = self._encoder.files(analysed, code, visit=visit)
     z_bits, *y_bits = np.sum(bits, axis=0)
     return Encoded(data, collected.symbols, float(z_bits), np.array(y_bits))
 
@@ -164,8 +281,11 @@ class ImageCodec:
       ValueError: if `alpha` is outside [0, 1] or the model has no ORP head.
     """
     self._check_alpha(alpha)
-    header = self._unpack(data, max_pixels)
-    return self._decode([header], alpha, progress=progress)[0]
+    header = self._decoder.unpack(data, max_pixels)
+    total = len(header.payloads)
+    total += len(windowed.synthesis_windows(header.z_size))
+    step = _steps(progress, total)
+    return self._decoder.pictures([header], alpha, 1, step)[0]
 
   def decode_batch(
     self,
@@ -189,7 +309,7 @@ class ImageCodec:
       ValueError: as `decode`, or if there are no files or their sizes differ.
     """
     self._check_alpha(alpha)
-    headers = [self._unpack(data, max_pixels) for data in files]
+    headers = [self._decoder.unpack(data, max_pixels) for data in files]
     sizes = {(header.height, header.width) for header in headers}
     if len(sizes) != 1:
       raise ValueError(
@@ -198,7 +318,7 @@ class ImageCodec:
       )
     return np.concatenate(
       [
-        self._decode(headers[part], alpha, length)
+        self._decoder.pictures(headers[part], alpha, length, _steps(None, 0))
         for part, length in self._batches(len(headers), *sizes)
       ]
     )
@@ -210,10 +330,10 @@ class ImageCodec:
     max_pixels: int | None = container.DEFAULT_MAX_PIXELS,
   ) -> latents.Symbols:
     """The symbols in a file, of all tiles; raises as `decode` does."""
-    header = self._unpack(data, max_pixels)
+    header = self._decoder.unpack(data, max_pixels)
     collected = mosaic.Mosaic(self.config, header.z_size)
-    for regions_symbols in self._decode_tiles([header]):
-      collected.add(*regions_symbols[1:3])
+    for _, region, symbols, _ in self._decoder.tiles([header]):
+      collected.add(region, symbols)
     return collected.symbols
 
   def inspect(
@@ -225,7 +345,7 @@ class ImageCodec:
     """What `container.inspect` says, and the parts of the payloads.
 
     Returns:
-      In addition z_bytes, a float, y_bytes, one float a slice, and
+      In addition quality, if the model has levels, z_bytes, a float, y_bytes, one float a slice, and
       rounding_bytes, those of y_bytes that make scale indices round alike
       everywhere: a payload is one stream, in which parts do not end at whole
       bytes.
@@ -234,176 +354,59 @@ class ImageCodec:
       BitstreamError: as `decode`.
     """
     # A decoder cannot tell how far it has read to the bit: code once more.
-    header = self._unpack(data, max_pixels)
+    header = self._decoder.unpack(data, max_pixels)
     coded = [
       self._latent_coder.measure(symbols, region.coded(header.size))
-      for _, region, symbols, _ in self._decode_tiles([header])
+      for _, region, symbols, _ in self._decoder.tiles([header])
     ]
+    facts = container.inspect(data)
+    if header.quality_code is not None:
+      facts["quality"] = self._quality_of(header.quality_code)
     return {
-      **container.inspect(data),
+      **facts,
       "z_bytes": sum(payload.z_bits for payload in coded) / 8,
       "y_bytes": (sum(payload.y_bits for payload in coded) / 8).tolist(),
       "rounding_bytes": sum(payload.rounding_bits for payload in coded) / 8,
     }
 
-  def estimate_bits(self, image: np.ndarray) -> dict[str, Any]:
+  def estimate_bits(
+    self, image: np.ndarray, quality: float | None = None
+  ) -> dict[str, Any]:
     """Information content by the model's densities, with real-valued scales.
 
     Args:
       image: (H, W, 3) uint8.
+      quality: as in `encode`.
 
     Returns:
       z_bits, y_bits (one a slice) and bits, their sum.
 
     Raises:
-      ValueError: if `image` is not as stated.
+      ValueError: if `image` or `quality` is not as stated.
     """
     _check_image(image)
-    y = windowed.analysis(self.config, self._codec_params, image[None])
-    y_bits, z_bits = np.zeros(self.config.num_slices), 0.0
-    for region in tiles.tiles(*_z_size(image.shape[:2])):
-      part, valid = buckets.place(
-        y[:, *region.slices(self._y_scale)], self._y_scale
-      )
-      z = self._programs.hyper_analysis(self._codec_params, part, valid)
-      coded = tuple(map(np.int32, region.coded(image.shape[:2])))
-      y_part, z_part = self._programs.bits(
-        self._codec_params, part, z, valid, coded
-      )
-      y_bits += np.asarray(y_part[0], np.float64)
-      z_bits += float(z_part[0])
-    return {
-      "z_bits": z_bits,
-      "y_bits": y_bits.tolist(),
-      "bits": z_bits + float(y_bits.sum()),
-    }
+    code = self._quality_code(quality)
+    analysed = self._encoder.analyse(image[None], 1, _steps(None, 0))
+    return self._encoder.estimate_bits(analysed, code)
 
-  def _encode(
-    self,
-    images: np.ndarray,
-    length: int = 1,
-    *,
-    visit: Callable[[tiles.Region, latents.Payload], None] | None = None,
-    progress: Progress | None = None,
-  ) -> list[bytes]:
-    """Files of images; `length` is the batch that networks are run with."""
-    height, width = images.shape[1:3]
-    z_size = _z_size((height, width))
-    regions = tiles.tiles(*z_size)
-    step = _steps(
-      progress, len(windowed.analysis_windows(z_size)) + len(regions)
-    )
-    count = len(images)
-    if count < length:
-      images = np.concatenate([images, [images[-1]] * (length - count)])
-    y = windowed.analysis(self.config, self._codec_params, images, step)
-    payloads = [[] for _ in range(count)]
-    checksums = [0] * count
-    for region in regions:
-      y_tile = y[:, *region.slices(self._y_scale)]
-      z_tile = self._hyper_analysis(y_tile)
-      tile_payloads = self._latent_coder.encode(
-        y_tile, z_tile, region.coded((height, width))
-      )
-      for k, payload in enumerate(tile_payloads[:count]):
-        payloads[k].append(payload.data)
-        checksums[k] = payload.symbols.checksum(checksums[k])
-        if visit is not None:
-          visit(region, payload)
-      step()
-    return [
-      container.pack(
-        container.Container(
-          fingerprint=self.fingerprint,
-          height=height,
-          width=width,
-          symbol_checksum=checksum,
-          payloads=tuple(parts),
-        )
-      )
-      for parts, checksum in zip(payloads, checksums, strict=True)
-    ]
+  def nearest_quality(self, quality: float | None) -> float | None:
+    """The quality that a file holds when this one is asked for.
 
-  def _hyper_analysis(self, y: np.ndarray) -> np.ndarray:
-    """z of a tile's y."""
-    part, valid = buckets.place(y, self._y_scale)
-    z = self._programs.hyper_analysis(self._codec_params, part, valid)
-    return np.asarray(z)[:, : valid[0], : valid[1]]
-
-  def _decode(
-    self,
-    headers: list[container.Container],
-    alpha: float,
-    length: int = 1,
-    *,
-    progress: Progress | None = None,
-  ) -> np.ndarray:
-    """Images of files of one size; `length` as in `_encode`."""
-    header = headers[0]
-    z_height, z_width = header.z_size
-    step = _steps(
-      progress,
-      len(header.payloads) + len(windowed.synthesis_windows(header.z_size)),
-    )
-    scale = self._y_scale
-    shape = (scale * z_height, scale * z_width, self.config.latent_channels)
-    y_hat = np.zeros((max(length, len(headers)), *shape), np.float32)
-    for k, region, _, part in self._decode_tiles(headers, length):
-      y_hat[k, *region.slices(scale)] = part
-      if k == len(headers) - 1:
-        step()
-    if alpha == 1.0:
-      synthesize = functools.partial(
-        self._programs.synthesis, self._codec_params
-      )
-    else:
-
-      def synthesize(y_hat, valid):
-        return self._programs.synthesis_orp(
-          self._codec_params, self._orp_params, y_hat, np.float32(alpha), valid
-        )
-
-    size = (header.height, header.width)
-    images = windowed.synthesis(self.config, synthesize, y_hat, size, step)
-    return images[: len(headers)]
-
-  def _decode_tiles(
-    self, headers: list[container.Container], length: int = 1
-  ) -> Iterator[tuple[int, tiles.Region, latents.Symbols, np.ndarray]]:
-    """Yields file, tile, symbols and y_hat; at the end the checksums must match.
-
-    Of files of one size; `length` as in `_encode`.
+    Args and errors as in `encode`. None for a model of one rate.
     """
-    checksums = [0] * len(headers)
-    filled = headers + headers[-1:] * (length - len(headers))
-    for i, region in enumerate(tiles.tiles(*headers[0].z_size)):
-      symbols, y_hat = self._latent_coder.decode(
-        [header.payloads[i] for header in filled],
-        region.size,
-        region.coded(headers[0].size),
-      )
-      for k in range(len(headers)):
-        checksums[k] = symbols[k].checksum(checksums[k])
-        yield k, region, symbols[k], y_hat[k]
-    for header, checksum in zip(headers, checksums, strict=True):
-      if header.symbol_checksum != checksum:
-        raise container.BitstreamError(latents.MISMATCH)
+    code = self._quality_code(quality)
+    return None if code is None else self._quality_of(code)
 
-  def _unpack(self, data: bytes, max_pixels: int | None) -> container.Container:
-    """Refuses what is no file of this model."""
-    header = container.unpack(data, max_pixels=max_pixels)
-    if header.fingerprint != self.fingerprint:
-      raise container.BitstreamError(
-        f"the file was made by model {header.fingerprint.hex()}, but this is"
-        f" model {self.fingerprint.hex()}; decode it with the model that made"
-        " it"
-      )
-    return header
+  def _quality_of(self, code: int) -> float:
+    return float(quality_lib.of_code(code, self.config.rate_levels))
+
+  def _quality_code(self, quality: float | None) -> int | None:
+    return quality_lib.to_code(quality, self.config.rate_levels)
 
   def _check_alpha(self, alpha: float) -> None:
     if not 0.0 <= alpha <= 1.0:
       raise ValueError(f"alpha is {alpha}; it must lie in [0, 1]")
-    if alpha != 1.0 and self._orp_params is None:
+    if alpha != 1.0 and not self._has_orp:
       raise ValueError(
         f"alpha is {alpha}, but this model has no ORP head; use alpha 1"
       )
@@ -412,7 +415,9 @@ class ImageCodec:
     self, count: int, size: tuple[int, int]
   ) -> Iterator[tuple[slice, int]]:
     """Yields parts of a batch, and the length that all are filled up to."""
-    grid = buckets.latent_grid(*(min(n, tiles.LONGEST) for n in _z_size(size)))
+    grid = buckets.latent_grid(
+      *(min(n, tiles.LONGEST) for n in encoder.z_size(size))
+    )
     pixels = grid[0] * grid[1] * self.config.hyper_stride**2
     parts = -(-count // max(1, _BATCH_PIXELS // pixels))
     length = -(-count // max(1, parts))
@@ -426,16 +431,34 @@ def _steps(progress: Progress | None, total: int) -> Callable[[], None]:
 
   def step():
     nonlocal done
-    done += 1
+    done = min(done + 1, total)
     if progress is not None:
       progress(done, total)
 
   return step
 
 
-def _z_size(size: tuple[int, int]) -> tuple[int, int]:
-  """Pixels to elements of z."""
-  return -(-size[0] // container.STRIDE), -(-size[1] // container.STRIDE)
+def _target_and_search(
+  max_bytes: int | None, bpp: float | None
+) -> tuple[float, Callable]:
+  """What to aim for and how, of `ImageCodec.encode_to`'s arguments."""
+  if (max_bytes is None) == (bpp is None):
+    raise ValueError(
+      f"max_bytes is {max_bytes} and bpp is {bpp}; pass one of the two"
+    )
+  name, target, search = "max_bytes", max_bytes, rate_search.largest_within
+  if max_bytes is None:
+    name, target, search = "bpp", bpp, rate_search.nearest
+  # Written so that nan fails as well.
+  if not 0 < target < math.inf:
+    raise ValueError(f"{name} is {target}; it must be above 0")
+  return target, search
+
+
+def _parts(size: tuple[int, int]) -> tuple[int, int]:
+  """Windows of the analysis and tiles of a picture."""
+  z_size = encoder.z_size(size)
+  return len(windowed.analysis_windows(z_size)), tiles.count(*z_size)
 
 
 def _check_image(image: np.ndarray, batch: bool = False) -> None:

@@ -1,10 +1,11 @@
 """The `.egic` file: what surrounds the range-coded payloads.
 
     magic            4 bytes   b"EGIC"
-    version          1 byte    2
+    version          1 byte    2, or 3 of models for several rates
     fingerprint      8 bytes   of the model that made the file
     height           LEB128    1 to 5 bytes, at least 1
     width            LEB128    1 to 5 bytes, at least 1
+    quality code     1 byte    at least 1; version 3 only
     symbol checksum  4 bytes   CRC-32 of the decoded symbols, little-endian
     payloads         the rest  one a tile, row by row; each but the last behind
                                its length, LEB128, 1 to 5 bytes
@@ -12,7 +13,7 @@
 
 How many tiles there are follows from height and width (`tiles`). The last
 payload needs no length: it ends four bytes before the end of the file. Around
-the payload of a picture of one tile lie 23 to 31 bytes. `unpack` checks
+the payload of a picture of one tile lie 23 to 32 bytes. `unpack` checks
 everything that can be checked without a model, and does so before anything is
 allocated in proportion to what the header declares.
 """
@@ -25,9 +26,12 @@ from typing import Any
 from egic_jax.bitstream import tiles
 
 MAGIC = b"EGIC"
-VERSION = 2
+# Written for models of one rate, and for models of several.
+SINGLE_RATE_VERSION = 2
+VERSION = 3
 FINGERPRINT_BYTES = 8
 MAX_SIDE = 2**32 - 1
+MAX_QUALITY_CODE = 255
 DEFAULT_MAX_PIXELS = 2**28
 # Pixels per element of z, along a side: in every model, and thus in the format.
 STRIDE = 64
@@ -53,7 +57,8 @@ class Container:
     width: columns of the image, in pixels, at least 1.
     symbol_checksum: CRC-32 of all symbols, in [0, 2**32).
     payloads: the range-coded symbols of each tile, row by row.
-    version: version of the layout.
+    quality_code: in [1, 255], what `quality` makes a quality of; None for a
+      file of a model of one rate.
   """
 
   fingerprint: bytes
@@ -61,7 +66,12 @@ class Container:
   width: int
   symbol_checksum: int
   payloads: tuple[bytes, ...]
-  version: int = VERSION
+  quality_code: int | None = None
+
+  @property
+  def version(self) -> int:
+    """Version of the layout, which follows from what it has to say."""
+    return SINGLE_RATE_VERSION if self.quality_code is None else VERSION
 
   @property
   def size(self) -> tuple[int, int]:
@@ -80,10 +90,6 @@ def pack(container: Container) -> bytes:
   Raises:
     ValueError: if a field does not fit the layout.
   """
-  if container.version != VERSION:
-    raise ValueError(
-      f"version is {container.version}; only version {VERSION} can be written"
-    )
   if len(container.fingerprint) != FINGERPRINT_BYTES:
     raise ValueError(
       f"fingerprint has {len(container.fingerprint)} bytes; pass"
@@ -93,6 +99,11 @@ def pack(container: Container) -> bytes:
     value = getattr(container, name)
     if not 1 <= value <= MAX_SIDE:
       raise ValueError(f"{name} is {value}; it must lie in [1, {MAX_SIDE}]")
+  code = container.quality_code
+  if code is not None and not 1 <= code <= MAX_QUALITY_CODE:
+    raise ValueError(
+      f"quality_code is {code}; it must lie in [1, {MAX_QUALITY_CODE}]"
+    )
   if not 0 <= container.symbol_checksum < 2**32:
     raise ValueError(
       f"symbol_checksum is {container.symbol_checksum}; pass 32 bits"
@@ -105,10 +116,11 @@ def pack(container: Container) -> bytes:
     )
   parts = [
     MAGIC,
-    bytes((VERSION,)),
+    bytes((container.version,)),
     container.fingerprint,
     _encode_varint(container.height),
     _encode_varint(container.width),
+    b"" if code is None else bytes((code,)),
     _CHECKSUM.pack(container.symbol_checksum),
   ]
   for payload in container.payloads[:-1]:
@@ -151,7 +163,7 @@ def unpack(
   if _CHECKSUM.unpack(checksum)[0] != zlib.crc32(body):
     raise BitstreamError(f"{_DAMAGED}: its checksum does not match")
   # A checksum is no proof against a file made to deceive: check the rest too.
-  if version != VERSION:
+  if version not in (SINGLE_RATE_VERSION, VERSION):
     raise BitstreamError(
       f"{_DAMAGED}: format version {version} was never released"
     )
@@ -159,8 +171,15 @@ def unpack(
   fingerprint = body[len(MAGIC) + 1 : position]
   height, position = _decode_varint(body, position, "height", minimum=1)
   width, position = _decode_varint(body, position, "width", minimum=1)
-  if len(body) < position + _CHECKSUM.size:
+  quality_bytes = int(version != SINGLE_RATE_VERSION)
+  if len(body) < position + quality_bytes + _CHECKSUM.size:
     raise BitstreamError(f"{_DAMAGED}: the header is incomplete")
+  quality_code = None
+  if quality_bytes:
+    quality_code = body[position]
+    position += quality_bytes
+    if not quality_code:
+      raise BitstreamError(f"{_DAMAGED}: its quality code is 0")
   if max_pixels is not None and height * width > max_pixels:
     raise BitstreamError(
       f"the file declares {width} x {height} pixels, more than the limit of"
@@ -173,7 +192,7 @@ def unpack(
     width=width,
     symbol_checksum=symbol_checksum,
     payloads=(),
-    version=version,
+    quality_code=quality_code,
   )
   z_height, z_width = header.z_size
   padded = z_height * z_width * STRIDE**2
@@ -212,13 +231,16 @@ def inspect(data: bytes) -> dict[str, Any]:
   Returns:
     version, fingerprint (hexadecimal), height, width, tiles (their number),
     bytes, header_bytes (all that is not payload), payload_bytes, bpp (of the
-    whole file, per pixel of the image).
+    whole file, per pixel of the image); of version 3, quality_code as well.
 
   Raises:
     BitstreamError: as `unpack`.
   """
   header = unpack(data, max_pixels=None)
   payload_bytes = sum(map(len, header.payloads))
+  quality = {}
+  if header.quality_code is not None:
+    quality["quality_code"] = header.quality_code
   return {
     "version": header.version,
     "fingerprint": header.fingerprint.hex(),
@@ -229,6 +251,7 @@ def inspect(data: bytes) -> dict[str, Any]:
     "header_bytes": len(data) - payload_bytes,
     "payload_bytes": payload_bytes,
     "bpp": 8 * len(data) / (header.height * header.width),
+    **quality,
   }
 
 

@@ -30,7 +30,7 @@ from egic_jax.bitstream import (
 )
 from egic_jax.bitstream import tables as tables_lib
 from egic_jax.entropy import gaussian
-from egic_jax.models import charm, presets
+from egic_jax.models import presets, slice_loop
 
 # (slice, mean, scale index) to symbols; all (N, h, w, slice channels).
 _SliceSymbols = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
@@ -226,7 +226,7 @@ class LatentCoder:
     latent_means, latent_scales = self._programs.hyper_synthesis(
       self._params, z_hat, valid
     )
-    y_hat = charm.visit_slices(
+    y_hat = slice_loop.visit_slices(
       slice_parameters,
       visit,
       latent_means,

@@ -1,8 +1,10 @@
 """A model in one file: parameters, configuration and integer tables.
 
-The file is a safetensors file. Tensors are float32 parameters named by their
-path ("codec/analysis/...", "orp/...") and int32 tables ("tables/gaussian/...",
-"tables/prior/..."). Metadata: "format" and "version" of this layout, "config"
+The file is a safetensors file. Tensors are parameters named by their path
+("codec/analysis/...", "orp/..."), all float32 or all float16, and int32 tables
+("tables/gaussian/...", "tables/prior/..."). Nothing is computed in float16: it
+halves the file of a model whose parameters were rounded to it before tables and
+fingerprint were made. Metadata: "format" and "version" of this layout, "config"
 (CodecConfig as JSON), "fingerprint" (16 hexadecimal digits), "digest" (SHA-256
 of all tensors, since safetensors has no checksum) and whatever else describes
 the model. Nothing that training needs is imported to read one.
@@ -19,11 +21,11 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from egic_jax import atomic_files
+from egic_jax import atomic_files, program_store
 from egic_jax.bitstream import container
 from egic_jax.bitstream import tables as tables_lib
 from egic_jax.entropy import gaussian
-from egic_jax.models import codec, orp, presets
+from egic_jax.models import presets
 
 FORMAT = "egic-model"
 VERSION = 1
@@ -47,6 +49,7 @@ class Model:
     tables: "gaussian", one table a scale, and "prior", one a channel of z.
     fingerprint: 8 bytes that name configuration, codec parameters and tables.
     metadata: further description, text by name.
+    half: all parameters are float16 values, and stored as such.
   """
 
   config: presets.CodecConfig
@@ -54,12 +57,15 @@ class Model:
   tables: dict[str, tables_lib.SymbolTables]
   fingerprint: bytes
   metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+  half: bool = False
 
 
 def build_model(
   config: presets.CodecConfig,
   params: Mapping[str, Any],
   metadata: Mapping[str, str] | None = None,
+  *,
+  half: bool = False,
 ) -> Model:
   """A model from parameters: derives tables and fingerprint.
 
@@ -68,10 +74,12 @@ def build_model(
     params: {"codec": ..., optionally "orp": ...}; other parts (a
       discriminator) are left out.
     metadata: further description, text by name.
+    half: whether to round parameters to float16, for a file half as large. It
+      is another model then, with a fingerprint of its own.
 
   Raises:
     ModelFileError: if a parameter is missing, too many, misshapen, of another
-      dtype or not finite.
+      dtype, not finite, or too large for float16.
     ValueError: if `metadata` uses a name of the format's own.
   """
   metadata = dict(metadata or {})
@@ -80,6 +88,8 @@ def build_model(
   parts = {name: params[name] for name in _PARTS if name in params}
   flat = _flatten(parts)
   _check_params(config, flat)
+  if half:
+    flat = {name: _rounded(name, value) for name, value in flat.items()}
   params = _unflatten(flat)
   tables = {
     "gaussian": tables_lib.gaussian_tables(),
@@ -91,12 +101,16 @@ def build_model(
     tables=tables,
     fingerprint=_fingerprint(config, flat | _flatten_tables(tables)),
     metadata=metadata,
+    half=half,
   )
 
 
 def save_model(path: str | os.PathLike, model: Model) -> None:
   """Writes a model file, whole or not at all; else OSError, in one line."""
-  tensors = _flatten(model.params) | _flatten_tables(model.tables)
+  flat = _flatten(model.params)
+  if model.half:
+    flat = {name: value.astype(np.float16) for name, value in flat.items()}
+  tensors = flat | _flatten_tables(model.tables)
   metadata = {
     **model.metadata,
     "format": FORMAT,
@@ -141,11 +155,14 @@ def _load(path: str) -> Model:
   except (KeyError, TypeError, ValueError, AttributeError) as error:
     raise ModelFileError(f"its description is damaged: {error}") from error
   flat = {k: v for k, v in tensors.items() if not k.startswith("tables/")}
+  half = bool(flat) and all(v.dtype == np.float16 for v in flat.values())
+  if half:
+    flat = {name: value.astype(np.float32) for name, value in flat.items()}
   _check_params(config, flat)
   tables = _check_tables(config, tensors)
   if digest != _digest(tensors).hexdigest():
     raise ModelFileError("is damaged: its tensors do not match their digest")
-  if fingerprint != _fingerprint(config, tensors):
+  if fingerprint != _fingerprint(config, tensors | flat):
     raise ModelFileError(
       "is damaged: configuration, parameters and tables do not match its"
       f" fingerprint {fingerprint.hex()}"
@@ -156,6 +173,7 @@ def _load(path: str) -> Model:
     tables=tables,
     fingerprint=fingerprint,
     metadata={k: v for k, v in metadata.items() if k not in _RESERVED},
+    half=half,
   )
 
 
@@ -173,14 +191,26 @@ def _read(path: str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     raise ModelFileError(f"cannot be read: {error}") from error
 
 
+def _rounded(name: str, value: np.ndarray) -> np.ndarray:
+  """The nearest float16 values, as float32; ModelFileError on overflow."""
+  largest = float(np.max(np.abs(value), initial=0.0))
+  with np.errstate(over="ignore"):
+    rounded = value.astype(np.float16)
+  if not np.all(np.isfinite(rounded)):
+    raise ModelFileError(
+      f"{name} holds {largest:.6g}, which float16 cannot (at most 65504): build"
+      " the model without half"
+    )
+  return rounded.astype(np.float32)
+
+
 def _check_params(
   config: presets.CodecConfig, flat: dict[str, np.ndarray]
 ) -> None:
   """Raises ModelFileError unless names, shapes, dtypes and values are sound."""
-  codec_shapes = codec.param_shapes(config)
-  expected = _leaves({"codec": codec_shapes})
-  if any(name.startswith("orp/") for name in flat):
-    expected |= _leaves({"orp": orp.init_from_synthesis(codec_shapes)})
+  expected = _shapes(config)
+  if not any(name.startswith("orp/") for name in flat):
+    expected = {k: v for k, v in expected.items() if k.startswith("codec/")}
   missing, unknown = (
     expected.keys() - flat.keys(),
     flat.keys() - expected.keys(),
@@ -188,7 +218,7 @@ def _check_params(
   problems = [f"{name} is missing" for name in sorted(missing)]
   problems += [f"{name} is unknown" for name in sorted(unknown)]
   for name in sorted(flat.keys() & expected.keys()):
-    value, shape = flat[name], tuple(expected[name].shape)
+    value, shape = flat[name], expected[name]
     if value.shape != shape:
       problems.append(f"{name} has shape {value.shape} instead of {shape}")
     elif value.dtype != np.float32:
@@ -202,6 +232,23 @@ def _check_params(
       + "; ".join(problems[:_LISTED_NAMES])
       + (f"; and {more} more" if more > 0 else "")
     )
+
+
+def _shapes(config: presets.CodecConfig) -> dict[str, tuple[int, ...]]:
+  """Shapes of all parameters, those of an ORP head included, by path."""
+  # Tracing the networks takes a second.
+  store, key = program_store.current(), _canonical_json(config)
+  kept = None if store is None else store.read("shapes", key)
+  if kept is not None:
+    return {name: tuple(shape) for name, shape in json.loads(kept).items()}
+  from egic_jax.models import codec, orp
+
+  codec_shapes = codec.param_shapes(config)
+  trees = {"codec": codec_shapes, "orp": orp.init_from_synthesis(codec_shapes)}
+  shapes = {name: tuple(x.shape) for name, x in _leaves(trees).items()}
+  if store is not None:
+    store.write("shapes", key, json.dumps(shapes).encode())
+  return shapes
 
 
 def _check_tables(

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from egic_jax.models import codec, orp, presets
+from egic_jax import stored_program
+from egic_jax.models import presets
 from egic_jax.ops import extents
 
 
@@ -34,6 +35,8 @@ class Programs(NamedTuple):
     synthesis_orp: (params, ORP params, y_hat, alpha, valid) > uint8 image.
     bits: (params, y, z, valid, rows and columns of y that are coded) >
       estimated y_bits (B, slices), z_bits (B,).
+    gains: (params, quality) > gain, inverse gain of the channels of y, each
+      (C,); of models with levels of quality only.
   """
 
   analysis: Callable
@@ -43,18 +46,21 @@ class Programs(NamedTuple):
   synthesis: Callable
   synthesis_orp: Callable
   bits: Callable
+  gains: Callable
 
 
 @functools.lru_cache(maxsize=8)
 def programs(config: presets.CodecConfig) -> Programs:
   """The programs of a size, shared by all models of it."""
-  model = codec.Codec(config)
   # Elements of a map per element of z, along a side.
   pixels = config.hyper_stride
   latents = config.hyper_stride // config.latent_stride
 
   def apply(params, *args, method, **extents_of_args):
-    return model.apply(
+    # Where programs are found on disk, Flax is not even imported.
+    from egic_jax.models import codec
+
+    return codec.Codec(config).apply(
       {"params": params}, *args, **extents_of_args, method=method
     )
 
@@ -64,7 +70,11 @@ def programs(config: presets.CodecConfig) -> Programs:
       with jax.default_matmul_precision("highest"):
         return function(*args)
 
-    return jax.jit(precise, **options)
+    return stored_program.StoredProgram(
+      jax.jit(precise, **options),
+      f"{function.__name__} {config}",
+      **options,
+    )
 
   def to_float(image):
     return image.astype(jnp.float32) / 255
@@ -99,6 +109,8 @@ def programs(config: presets.CodecConfig) -> Programs:
     return to_uint8(apply(params, y_hat, method="synthesis", valid=valid))
 
   def synthesis_orp(params, orp_params, y_hat, alpha, valid):
+    from egic_jax.models import orp
+
     features = apply(
       params,
       y_hat,
@@ -115,12 +127,21 @@ def programs(config: presets.CodecConfig) -> Programs:
     quantized = apply(params, y, z, method="quantize", valid=valid, coded=coded)
     return quantized.y_bits, quantized.z_bits
 
+  def gains(params, quality):
+    ones = jnp.ones((1, 1, 1, config.latent_channels))
+    quality = jnp.reshape(quality, (1,))
+    return tuple(
+      apply(params, ones, quality, method=method).ravel()
+      for method in ("scale_latent", "unscale_latent")
+    )
+
   return Programs(
     analysis=program(analysis),
     hyper_analysis=program(hyper_analysis),
     hyper_synthesis=program(hyper_synthesis),
-    slice_parameters=program(slice_parameters, static_argnums=0),
+    slice_parameters=program(slice_parameters, static_argnums=(0,)),
     synthesis=program(synthesis),
     synthesis_orp=program(synthesis_orp),
     bits=program(bits),
+    gains=program(gains),
   )

@@ -12,7 +12,6 @@ import dataclasses
 import math
 
 import numpy as np
-import scipy.special
 
 from egic_jax.entropy import gaussian
 
@@ -89,6 +88,8 @@ def gaussian_tables() -> SymbolTables:
   Zero-mean Gaussians convolved with U(-1/2, 1/2), symbols -K to K. These do not
   depend on any parameter.
   """
+  import scipy.special  # A tenth of a second, for who builds a model only.
+
   probabilities, offsets = [], []
   for sigma in gaussian.scale_table():
     extent = max(_GAUSSIAN_MIN_EXTENT, math.ceil(_GAUSSIAN_SIGMAS * sigma))
@@ -111,6 +112,8 @@ def prior_tables(prior: dict[str, np.ndarray]) -> SymbolTables:
   Raises:
     ValueError: if the prior holds a value that is not finite.
   """
+  import scipy.special
+
   prior = {name: np.asarray(value, np.float64) for name, value in prior.items()}
   for name, value in prior.items():
     if not np.all(np.isfinite(value)):

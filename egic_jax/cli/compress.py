@@ -12,10 +12,30 @@ def make_parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="egic compress",
     description="Compress photographs of any size to .egic files.",
-    epilog="Example: egic compress photo.jpg --model runs/tiny",
+    epilog="Example: egic compress photo.jpg --bpp 0.2",
   )
   file_lists.add_arguments(parser, "pictures", "NAME.egic")
   models.add_argument(parser)
+  rate = parser.add_mutually_exclusive_group()
+  rate.add_argument(
+    "--quality",
+    type=float,
+    metavar="Q",
+    help="from 1, the smallest files, to the highest that `egic models` tells;"
+    " fractions too (default: the middle)",
+  )
+  rate.add_argument(
+    "--bpp",
+    type=float,
+    metavar="B",
+    help="make each file's bits per pixel this many, or nearly",
+  )
+  rate.add_argument(
+    "--bytes",
+    type=int,
+    metavar="N",
+    help="make each file as good as N bytes allow, never larger",
+  )
   return parser
 
 
@@ -24,6 +44,7 @@ def run(argv: Sequence[str]) -> int:
   args = make_parser().parse_args(argv)
   pairs = file_lists.plan(args.inputs, args.output, ".egic", args.force)
   codec = models.open_codec(args.model)
+  quality = codec.nearest_quality(args.quality)  # Refuses it before any work.
 
   from egic_jax import images
 
@@ -31,13 +52,22 @@ def run(argv: Sequence[str]) -> int:
     image = images.read(file_lists.read(source))
     progress = part_progress.PartProgress(source)
     start = time.perf_counter()
-    data = codec.encode(image, progress=progress)
+    if args.bpp is None and args.bytes is None:
+      data = codec.encode(image, quality, progress=progress)
+      note = "" if quality is None else f", quality {quality:.2f}"
+    else:
+      fitted = codec.encode_to(
+        image, max_bytes=args.bytes, bpp=args.bpp, progress=progress
+      )
+      data, note = fitted.data, f", quality {fitted.quality:.2f}"
+      note += ", the highest there is" if fitted.at_highest else ""
     seconds = time.perf_counter() - start
     file_lists.write(target, data)
     height, width = image.shape[:2]
     return (
       f"{source} > {target}: {width}x{height}, {len(data):,} bytes,"
-      f" {8 * len(data) / (height * width):.3f} bpp, {seconds:.1f} s"
+      f" {8 * len(data) / (height * width):.3f} bpp{note},"
+      f" {seconds:.1f} s"
     )
 
   return file_lists.each("compress", pairs, convert)

@@ -12,10 +12,10 @@ def make_parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="egic decompress",
     description="Decompress .egic files to pictures (PNG unless OUT says else).",
-    epilog="Example: egic decompress photo.egic -o back.png --model runs/tiny",
+    epilog="Example: egic decompress photo.egic -o back.png",
   )
   file_lists.add_arguments(parser, ".egic files", "NAME.png")
-  models.add_argument(parser)
+  models.add_argument(parser, by_file=True)
   parser.add_argument(
     "--alpha",
     type=float,
@@ -42,7 +42,7 @@ def run(argv: Sequence[str]) -> int:
   for _, target in pairs:
     if target != file_lists.STREAM:
       images.save_options(target)  # Refuses a suffix before any work.
-  codec = models.open_codec(args.model)
+  codecs = models.FileCodecs(args.model)
   from egic_jax.bitstream import container
 
   limit = args.max_pixels
@@ -53,6 +53,7 @@ def run(argv: Sequence[str]) -> int:
     data = file_lists.read(source)
     progress = part_progress.PartProgress(source)
     start = time.perf_counter()
+    codec = codecs.of(data)
     image = codec.decode(data, args.alpha, max_pixels=limit, progress=progress)
     seconds = time.perf_counter() - start
     if target == file_lists.STREAM:

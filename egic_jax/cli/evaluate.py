@@ -38,6 +38,13 @@ def make_parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--alpha", type=float, default=1.0, help="see egic decompress"
   )
+  parser.add_argument(
+    "--quality",
+    type=numbers,
+    metavar="Q[,Q...]",
+    help="see egic compress; of several, each is a row of the table, and the"
+    " pictures are in the JSON only",
+  )
   parser.add_argument("--json", metavar="FILE", help="also write JSON here")
   parser.add_argument(
     "--save",
@@ -54,20 +61,36 @@ def run(argv: Sequence[str]) -> int:
 
   paths = folder.find_pictures(args.images)
   codec = models.open_codec(args.model)
-  visit = None
+  qualities = [codec.nearest_quality(q) for q in args.quality or [None]]
   if args.save:
     pathlib.Path(args.save).mkdir(parents=True, exist_ok=True)
-    visit = _save_beside(args.save)
 
+  several = len(qualities) > 1
   print(_row([title for title, _ in _COLUMNS]))
-  results = []
-  evaluated = folder.evaluate(codec, paths, alpha=args.alpha, visit=visit)
-  for result in evaluated:
-    results.append(result)
-    print(_row(_cells(result)), flush=True)
-  total = folder.mean(results)
-  print(_row(_cells(total)))
-  small = sum(math.isnan(result.ms_ssim) for result in results)
+  runs, small = [], 0
+  for quality in qualities:
+    results = []
+    visit = None
+    if args.save:
+      visit = _save_beside(args.save, f"_{quality:.2f}" if several else "")
+    for result in folder.evaluate(
+      codec, paths, alpha=args.alpha, quality=quality, visit=visit
+    ):
+      results.append(result)
+      if not several:
+        print(_row(_cells(result)), flush=True)
+    total = folder.mean(results)
+    name = f"quality {quality:.2f}" if several else total.name
+    print(_row([name, "", *_cells(total)[2:]]), flush=True)
+    small = sum(math.isnan(result.ms_ssim) for result in results)
+    runs.append(
+      {
+        "mean": _record(total),
+        "pictures": [_record(result) for result in results],
+      }
+    )
+    if quality is not None:
+      runs[-1] = {"quality": quality, **runs[-1]}
   if small:
     print(
       f"egic evaluate: {small} pictures are too small for MS-SSIM and not in"
@@ -75,21 +98,23 @@ def run(argv: Sequence[str]) -> int:
       file=sys.stderr,
     )
   if args.json:
-    report = {
-      "model": codec.fingerprint.hex(),
-      "alpha": args.alpha,
-      "mean": _record(total),
-      "pictures": [_record(result) for result in results],
-    }
+    report = {"model": codec.fingerprint.hex(), "alpha": args.alpha}
+    # A model of one rate has one run, and no quality to name it by.
+    report |= runs[0] if codec.quality_range is None else {"qualities": runs}
     text = json.dumps(report, indent=2) + "\n"
     atomic_files.write_bytes(args.json, text.encode())
   return 0
 
 
+def numbers(text: str) -> list[float]:
+  """Numbers with commas between them; argparse quotes this function's name."""
+  return [float(number) for number in text.split(",")]
+
+
 def _cells(result) -> list[str]:
   return [
     result.name,
-    "" if result.name == "mean" else f"{result.width}x{result.height}",
+    f"{result.width}x{result.height}",
     f"{result.bytes:.0f}",
     f"{result.bpp:.4f}",
     f"{result.estimated_bpp:.4f}",
@@ -117,7 +142,7 @@ def _record(result) -> dict:
   }
 
 
-def _save_beside(directory: str):
+def _save_beside(directory: str, suffix: str):
   import numpy as np
 
   from egic_jax import images
@@ -125,6 +150,6 @@ def _save_beside(directory: str):
   def save(path, original, decoded):
     gap = np.full((original.shape[0], 8, 3), 255, np.uint8)
     picture = np.concatenate([original, gap, decoded], axis=1)
-    images.write(pathlib.Path(directory) / f"{path.stem}.png", picture)
+    images.write(pathlib.Path(directory) / f"{path.stem}{suffix}.png", picture)
 
   return save

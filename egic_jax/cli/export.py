@@ -18,6 +18,12 @@ def make_parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--to", required=True, metavar="FILE", help="such as model.safetensors"
   )
+  parser.add_argument(
+    "--half",
+    action="store_true",
+    help="round parameters to float16, for a file of half the size: another"
+    " model, whose .egic files need it to be read",
+  )
   return parser
 
 
@@ -29,6 +35,10 @@ def run(argv: Sequence[str]) -> int:
   model = models.open_model(args.workdir)
   from egic_jax.bitstream import model_file
 
+  if args.half:
+    model = model_file.build_model(
+      model.config, model.params, model.metadata, half=True
+    )
   model_file.save_model(args.to, model)
   print(
     f"{args.to}: model {model.fingerprint.hex()},"

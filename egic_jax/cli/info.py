@@ -5,17 +5,23 @@ import json
 from collections.abc import Sequence
 
 from egic_jax.cli import file_lists, models
+from egic_jax.shipped import catalog
 
 
 def make_parser() -> argparse.ArgumentParser:
   """The command's arguments."""
   parser = argparse.ArgumentParser(
     prog="egic info",
-    description="Tell what .egic files hold; with the model, also what each"
-    " part of the stream costs.",
+    description="Tell what .egic files hold; with --model, or --parts and the"
+    " shipped model that made them, also what each part of the stream costs.",
   )
   parser.add_argument("inputs", nargs="+", metavar="FILE", help=".egic files")
-  models.add_argument(parser, required=False)
+  models.add_argument(parser, by_file=True)
+  parser.add_argument(
+    "--parts",
+    action="store_true",
+    help="decode the file, to tell what each part of the stream costs",
+  )
   parser.add_argument("--json", action="store_true", help="print JSON")
   return parser
 
@@ -23,13 +29,14 @@ def make_parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str]) -> int:
   """Runs the command; see `main.main` for exit codes."""
   args = make_parser().parse_args(argv)
-  codec = models.open_codec(args.model) if args.model else None
-
-  from egic_jax.bitstream import container
+  codecs = models.FileCodecs(args.model)
 
   def tell(name: str, _: str) -> str:
     data = file_lists.read(name)
-    facts = codec.inspect(data) if codec else container.inspect(data)
+    if args.model or args.parts:
+      facts = codecs.of(data).inspect(data)
+    else:
+      facts = _without_networks(data)
     if args.json:
       print(json.dumps({"file": name, **facts}))
     else:
@@ -38,6 +45,23 @@ def run(argv: Sequence[str]) -> int:
 
   pairs = [(name, "") for name in args.inputs]
   return file_lists.each("info", pairs, tell, quiet=True)
+
+
+def _without_networks(data: bytes) -> dict:
+  """What the file says, and what its model's description says of it."""
+  from egic_jax.bitstream import container
+
+  facts = container.inspect(data)
+  model = catalog.find_by_fingerprint(facts["fingerprint"])
+  if model is not None:
+    facts["model"] = model.name
+    if "quality_code" in facts and model.levels:
+      from egic_jax.bitstream import quality
+
+      facts["quality"] = float(
+        quality.of_code(facts["quality_code"], model.levels)
+      )
+  return facts
 
 
 def _text(name: str, facts: dict) -> str:
@@ -50,6 +74,12 @@ def _text(name: str, facts: dict) -> str:
     f"  format   version {facts['version']}",
     f"  model    {facts['fingerprint']}",
   ]
+  if "model" in facts:
+    lines[-1] += f" ({facts['model']})"
+  if "quality" in facts:
+    lines.append(f"  quality  {facts['quality']:.2f}")
+  elif "quality_code" in facts:
+    lines.append(f"  quality  code {facts['quality_code']} of 255")
   if "z_bytes" in facts:
     total = facts["payload_bytes"] or 1
     parts = [("z", facts["z_bytes"])]

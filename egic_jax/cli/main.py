@@ -13,6 +13,7 @@ _COMMANDS = {
   "compress": ("compress", "photographs to .egic files"),
   "decompress": ("decompress", ".egic files to pictures"),
   "info": ("info", "what an .egic file holds"),
+  "models": ("list_models", "the models that come with the package"),
   "evaluate": ("evaluate", "bit rates and quality on a folder of pictures"),
   "export": ("export", "a work directory to one model file"),
   "import-official": (

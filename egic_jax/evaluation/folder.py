@@ -10,7 +10,7 @@ import numpy as np
 
 from egic_jax import images
 from egic_jax.bitstream import codec as codec_lib
-from egic_jax.evaluation import quality
+from egic_jax.evaluation import quality as metrics
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 
@@ -62,6 +62,7 @@ def evaluate(
   paths: Iterable[pathlib.Path],
   *,
   alpha: float = 1.0,
+  quality: float | None = None,
   visit: Callable[[pathlib.Path, np.ndarray, np.ndarray], None] | None = None,
 ) -> Iterator[Result]:
   """Compresses and decompresses pictures, one Result each.
@@ -70,18 +71,20 @@ def evaluate(
     codec: the model.
     paths: pictures.
     alpha: of decoding, see `ImageCodec.decode`.
+    quality: of encoding, see `ImageCodec.encode`.
     visit: called with path, original and reconstruction, both (H, W, 3) uint8.
 
   Raises:
-    ValueError: a picture cannot be read.
+    ValueError: a picture cannot be read, or the model has no such quality.
   """
   for path in paths:
     image = images.read(path)
     start = time.perf_counter()
-    data = codec.encode(image)
+    data = codec.encode(image, quality)
     encoded = time.perf_counter()
     decoded = codec.decode(data, alpha)
     end = time.perf_counter()
+    estimate = codec.estimate_bits(image, quality)
     height, width = image.shape[:2]
     if visit is not None:
       visit(path, image, decoded)
@@ -91,9 +94,9 @@ def evaluate(
       height=height,
       bytes=len(data),
       bpp=8 * len(data) / (height * width),
-      estimated_bpp=codec.estimate_bits(image)["bits"] / (height * width),
-      psnr=quality.psnr(image, decoded),
-      ms_ssim=quality.ms_ssim(image, decoded),
+      estimated_bpp=estimate["bits"] / (height * width),
+      psnr=metrics.psnr(image, decoded),
+      ms_ssim=metrics.ms_ssim(image, decoded),
       encode_seconds=encoded - start,
       decode_seconds=end - encoded,
     )

@@ -1,4 +1,4 @@
-"""Channel-wise autoregressive entropy model, and the one loop over its slices.
+"""Channel-wise autoregressive entropy model; its loop is `slice_loop`'s.
 
 Minnen, Singh, Channel-wise Autoregressive Entropy Models, ICIP 2020, section 3,
 without latent residual prediction. y is coded in slices of channels; the mean
@@ -6,7 +6,7 @@ and scale of a slice come from its share of the hyper-synthesis output and from
 the slices decoded before.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -15,44 +15,6 @@ import jax.numpy as jnp
 from egic_jax.entropy import gaussian
 from egic_jax.models import presets
 from egic_jax.ops import extents, quantization
-
-# (slice index, latent means, latent scales, decoded slices) to the slice's
-# mean and real-valued scale index.
-SliceParameters = Callable[
-  [int, jax.Array, jax.Array, tuple[jax.Array, ...]],
-  tuple[jax.Array, jax.Array],
-]
-# (slice index, mean, scale index) to y_hat of the slice.
-Visit = Callable[[int, jax.Array, jax.Array], jax.Array]
-
-
-def visit_slices(
-  slice_parameters: SliceParameters,
-  visit: Visit,
-  latent_means: jax.Array,
-  latent_scales: jax.Array,
-  num_slices: int,
-) -> jax.Array:
-  """Walks the slices in coding order; training, encoder and decoder share it.
-
-  Args:
-    slice_parameters: gives mean and scale index of a slice.
-    visit: what happens to a slice: rounding and counting bits in training,
-      writing symbols when encoding, reading them when decoding. Returns y_hat
-      of the slice.
-    latent_means, latent_scales: (B, h, w, C), from hyper-synthesis.
-    num_slices: number of slices.
-
-  Returns:
-    y_hat: (B, h, w, C).
-  """
-  support: tuple[jax.Array, ...] = ()
-  for i in range(num_slices):
-    mean, scale_index = slice_parameters(
-      i, latent_means, latent_scales, support
-    )
-    support = (*support, visit(i, mean, scale_index))
-  return jnp.concatenate(support, axis=-1)
 
 
 def hidden_widths(slice_index: int, slice_channels: int, max_support: int):

@@ -16,7 +16,14 @@ import jax
 import jax.numpy as jnp
 
 from egic_jax.entropy import factorized, gaussian
-from egic_jax.models import charm, initialization, presets, transforms
+from egic_jax.models import (
+  charm,
+  initialization,
+  presets,
+  rate_gains,
+  slice_loop,
+  transforms,
+)
 from egic_jax.ops import extents, quantization
 
 
@@ -27,9 +34,10 @@ class CodecOutput(NamedTuple):
     x_hat: (B, H, W, 3) reconstruction, about [0, 1], not clipped.
     y_bits: (B, num_slices) estimated bits of each slice of y.
     z_bits: (B,) estimated bits of z.
-    y, z: latents before rounding, (B, H/16, W/16, C), (B, H/64, W/64, Cz).
-    y_hat, z_hat: latents after rounding.
-    mean, scale_index: parameters of y, (B, H/16, W/16, C).
+    y, z: latents as they are coded, before rounding, (B, H/16, W/16, C) and
+      (B, H/64, W/64, Cz).
+    y_hat, z_hat: latents after rounding; y_hat as synthesis takes it.
+    mean, scale_index: parameters of y as it is coded, (B, H/16, W/16, C).
   """
 
   x_hat: jax.Array
@@ -81,6 +89,10 @@ class Codec(nn.Module):
     self._prior = self.param(
       "prior", lambda _: {k: jnp.zeros(v) for k, v in shapes.items()}
     )
+    if config.rate_levels:
+      self._rate = rate_gains.RateGains(
+        config.rate_levels, config.latent_channels, name="rate"
+      )
 
   def analysis(
     self, image: jax.Array, valid: extents.Extent | None = None
@@ -94,6 +106,35 @@ class Codec(nn.Module):
         f" {self.config.hyper_stride}: pad it first"
       )
     return self._analysis(image, valid)
+
+  def scale_latent(self, y: jax.Array, quality: jax.Array | None) -> jax.Array:
+    """y of the analysis to y as it is coded, both (B, H/16, W/16, C).
+
+    Args:
+      y: what `analysis` gives.
+      quality: (B,) float32 in [1, rate_levels]; None for a model of one rate,
+        where this changes nothing.
+
+    Raises:
+      ValueError: a quality for a model of one rate, or none for another.
+    """
+    self._check_quality(quality)
+    return y if quality is None else self._rate.scale(y, quality)
+
+  def unscale_latent(
+    self, y_hat: jax.Array, quality: jax.Array | None
+  ) -> jax.Array:
+    """Decoded y_hat to what synthesis takes; arguments as `scale_latent`."""
+    self._check_quality(quality)
+    return y_hat if quality is None else self._rate.unscale(y_hat, quality)
+
+  def _check_quality(self, quality):
+    if (quality is None) == bool(self.config.rate_levels):
+      raise ValueError(
+        f"quality is {quality} for a model with rate_levels"
+        f" {self.config.rate_levels}; pass one for each image where there are"
+        " levels, None where there are not"
+      )
 
   def hyper_analysis(
     self, y: jax.Array, valid: extents.Extent | None = None
@@ -143,7 +184,10 @@ class Codec(nn.Module):
     return extents.zero_outside(bits, valid).sum((1, 2, 3))
 
   def __call__(
-    self, image: jax.Array, key: jax.Array | None = None
+    self,
+    image: jax.Array,
+    key: jax.Array | None = None,
+    quality: jax.Array | None = None,
   ) -> CodecOutput:
     """Image to reconstruction and estimated bits.
 
@@ -152,15 +196,18 @@ class Codec(nn.Module):
       key: random key. With one, rates are those of latents with uniform noise
         and gradients pass straight through rounding (training); without, of
         rounded latents (evaluation).
+      quality: as in `scale_latent`.
 
     Returns:
       CodecOutput.
     """
-    y = self.analysis(image)
+    y = self.scale_latent(self.analysis(image), quality)
     z = self.hyper_analysis(y)
     quantized = self.quantize(y, z, key)
+    y_hat = self.unscale_latent(quantized.y_hat, quality)
+    quantized = quantized._replace(y_hat=y_hat)
     return CodecOutput(
-      x_hat=self.synthesis(quantized.y_hat), y=y, z=z, **quantized._asdict()
+      x_hat=self.synthesis(y_hat), y=y, z=z, **quantized._asdict()
     )
 
   def quantize(
@@ -173,8 +220,8 @@ class Codec(nn.Module):
   ) -> Quantized:
     """Rounds latents and counts their bits, `key` as in `__call__`.
 
-    y (B, H/16, W/16, C) and z (B, H/64, W/64, Cz). Elements of y outside
-    `coded` (by default, of `valid`) are their means and take no bits.
+    y (B, H/16, W/16, C), scaled, and z (B, H/64, W/64, Cz); y_hat is scaled
+    too. Elements of y outside `coded` (by default, of `valid`) are their means and take no bits.
     """
     coded = valid if coded is None else coded
     valid_z = extents.halved(extents.halved(valid))
@@ -204,7 +251,7 @@ class Codec(nn.Module):
       return rounded + mean
 
     latent_means, latent_scales = self.hyper_synthesis(z_hat, valid_z)
-    y_hat = charm.visit_slices(
+    y_hat = slice_loop.visit_slices(
       functools.partial(self.slice_parameters, valid=valid),
       visit,
       latent_means,
@@ -227,13 +274,16 @@ def param_shapes(config: presets.CodecConfig) -> dict[str, Any]:
   image = jax.ShapeDtypeStruct(
     (1, config.hyper_stride, config.hyper_stride, 3), jnp.float32
   )
-  return jax.eval_shape(Codec(config).init, jax.random.key(0), image)["params"]
+  quality = jnp.ones(1) if config.rate_levels else None
+  return jax.eval_shape(
+    Codec(config).init, jax.random.key(0), image, None, quality
+  )["params"]
 
 
 def init_codec_params(config: presets.CodecConfig, seed: int) -> dict[str, Any]:
   """Untrained parameters of the codec, float32 numpy arrays.
 
-  {analysis, synthesis, hyper_analysis, hyper_synthesis, charm, prior}; use
-  these, not `Codec.init`, whose values are placeholders.
+  {analysis, synthesis, hyper_analysis, hyper_synthesis, charm, prior}, and
+  "rate" where there are levels; use these, not `Codec.init`, whose values are placeholders.
   """
   return initialization.draw(param_shapes(config), seed)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from egic_jax.entropy import factorized, gaussian
+from egic_jax.models import rate_gains
 
 # Layers whose output is added to what is there already, or is the image: start
 # by adding little.
@@ -52,6 +53,8 @@ def _draw_leaf(path: str, shape, rng: np.random.Generator) -> np.ndarray:
   *_, layer, name = path.rsplit("/", 2)
   if path.startswith("prior/"):
     return factorized.draw_parameter(name, shape, rng)
+  if path.startswith("rate/"):
+    return rate_gains.draw(name, shape)
   if name == "kernel":
     if path.rsplit("/", 1)[0].endswith(_SMALL):
       return 0.02 * rng.standard_normal(shape)

@@ -26,6 +26,8 @@ class CodecConfig:
     max_support: how many decoded slices a later slice sees.
     head_width: channels of an attention head; divides every width.
     mlp_ratio: hidden width of a block's MLP over the block's width.
+    rate_levels: levels of quality that one model is trained for
+      (`rate_gains`), at least 2; 0 for one rate, as in the paper.
   """
 
   analysis_widths: tuple[int, ...] = (128, 192, 256, 320)
@@ -38,10 +40,15 @@ class CodecConfig:
   max_support: int = 10
   head_width: int = 32
   mlp_ratio: int = 4
+  rate_levels: int = 0
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
+      if field.name == "rate_levels":
+        if type(value) is not int or value < 0 or value == 1:
+          raise ValueError(f"rate_levels is {value!r}; pass 0, or at least 2")
+        continue
       values = value if isinstance(value, tuple) else (value,)
       if not values or not all(type(v) is int and v > 0 for v in values):
         raise ValueError(
@@ -120,10 +127,16 @@ def get_preset(name: str) -> CodecConfig:
 
 
 def config_to_dict(config: CodecConfig) -> dict[str, Any]:
-  """See size_json.to_dict."""
-  return size_json.to_dict(config)
+  """See size_json.to_dict; `rate_levels` only where there are any.
+
+  So that models which know one rate keep their fingerprints.
+  """
+  fields = size_json.to_dict(config)
+  if not config.rate_levels:
+    del fields["rate_levels"]
+  return fields
 
 
 def config_from_dict(fields: dict[str, Any]) -> CodecConfig:
   """Inverse of `config_to_dict`; ValueError names unknown or missing keys."""
-  return size_json.from_dict(CodecConfig, fields, "model")
+  return size_json.from_dict(CodecConfig, {"rate_levels": 0, **fields}, "model")

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from egic_jax.losses import perceptual
-from egic_jax.models import presets
 from egic_jax.training import (
   chips,
   collectives,
@@ -137,7 +136,7 @@ def prepare(
     config.mesh.data, config.mesh.fsdp, list(target.devices)
   )
   trainer.check_parts(config, stage, mesh)
-  codec_config = presets.get_preset(config.model.preset)
+  codec_config = trainer.make_codec_config(config)
   discriminator_config = None
   if "discriminator" in stage.params:
     discriminator_config = trainer.make_discriminator_config(

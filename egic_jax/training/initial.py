@@ -10,18 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from egic_jax.models import codec as codec_lib
+from egic_jax.models import initialization, presets
 from egic_jax.models import orp as orp_lib
-from egic_jax.models import presets
 from egic_jax.models.discriminators import oasis_c
 from egic_jax.models.discriminators import presets as discriminator_presets
-from egic_jax.training import (
-  checkpoints,
-  discriminator_file,
-  objectives,
-  sharding,
-  stages,
-)
 from egic_jax.training import networks as networks_lib
+from egic_jax.training import objectives, sharding, stages
 
 Report = Callable[[str], None]
 
@@ -69,7 +63,8 @@ def load_codec(
   Args:
     source: a work directory, or a model file as `egic export` and
       `egic import-official` write it.
-    config: the size that is wanted.
+    config: the size that is wanted. One with levels of quality may start from
+      a codec of one rate, which becomes the middle of them.
     report: told where the parameters come from.
   """
   if os.path.isfile(source):
@@ -80,19 +75,32 @@ def load_codec(
     found, params = model.config, model.params
     where = f"model {model.fingerprint.hex()}, {source}"
   else:
+    # Only here: who brings parameters of their own needs no Orbax.
+    from egic_jax.training import checkpoints
+
     found, params, step = checkpoints.load_parameters(source, report=report)
     where = f"step {step} of {source}"
+  gains_are_new = bool(config.rate_levels) and not found.rate_levels
+  if gains_are_new:
+    found = dataclasses.replace(found, rate_levels=config.rate_levels)
   _check_same(
-    f"train.init_from={source}: its codec differs from model.preset in",
-    presets.config_to_dict(config),
-    presets.config_to_dict(found),
+    f"train.init_from={source}: its codec differs from this one in",
+    dataclasses.asdict(config),
+    dataclasses.asdict(found),
   )
   report(f"codec: starting from {where}")
-  return params["codec"]
+  codec = params["codec"]
+  if gains_are_new:
+    report(f"codec: one rate so far; gains for {config.rate_levels} are new")
+    shapes = {"rate": codec_lib.param_shapes(config)["rate"]}
+    codec = codec | initialization.draw(shapes, seed=0)
+  return codec
 
 
 def check_discriminator(source: str) -> None:
   """ValueError or OSError, in one line, for what can hold no discriminator."""
+  from egic_jax.training import checkpoints, discriminator_file
+
   if os.path.isfile(source):
     discriminator_file.load(source)
   else:
@@ -115,6 +123,8 @@ def load_discriminator(
     The parameters, and whether they are those of a plain segmentation network,
     which saw neither a latent nor a fake pixel.
   """
+  from egic_jax.training import checkpoints, discriminator_file
+
   if os.path.isfile(source):
     found, params, origin = discriminator_file.load(source)
     where, only_segmented = f"{source} ({origin})", False
@@ -216,7 +226,8 @@ def _calibrate(networks, params, batch, mesh):
     image = objectives.to_float(image)
     latent = None
     if "codec" in params:
-      latent = networks.code(params, image).y_hat
+      quality = networks.spread_qualities(len(image))
+      latent = networks.code(params, image, quality=quality).y_hat
     return oasis_c.calibrate(
       networks.discriminator_config, params["discriminator"], image, latent
     )

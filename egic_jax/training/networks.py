@@ -16,6 +16,7 @@ from egic_jax.models import orp as orp_lib
 from egic_jax.models import presets
 from egic_jax.models.discriminators import normalized_conv, oasis_c
 from egic_jax.models.discriminators import presets as discriminator_presets
+from egic_jax.training import qualities
 
 Variables = dict[str, Any]
 
@@ -45,10 +46,23 @@ class Networks:
     return self.discriminator_config.num_classes
 
   def code(
-    self, variables: Variables, image: jax.Array, key: jax.Array | None = None
+    self,
+    variables: Variables,
+    image: jax.Array,
+    key: jax.Array | None = None,
+    quality: jax.Array | None = None,
   ) -> codec_lib.CodecOutput:
     """Image (B, H, W, 3) in [0, 1] through the codec; see `Codec.__call__`."""
-    return self.codec.apply({"params": variables["codec"]}, image, key)
+    return self.codec.apply({"params": variables["codec"]}, image, key, quality)
+
+  def draw_qualities(self, key: jax.Array, count: int) -> jax.Array | None:
+    """Random qualities of *count* images; None for a codec of one rate."""
+    levels = self.codec_config.rate_levels
+    return qualities.draw(key, count, levels) if levels else None
+
+  def spread_qualities(self, count: int) -> jax.Array | None:
+    """The same qualities each time, of *count* images; None likewise."""
+    return qualities.spread(count, self.codec_config.rate_levels)
 
   def both_outputs(
     self, variables: Variables, y_hat: jax.Array

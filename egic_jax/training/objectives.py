@@ -15,6 +15,7 @@ from egic_jax.losses import labelmix as labelmix_lib
 from egic_jax.losses import perceptual, rate_distortion, segmentation
 from egic_jax.models.discriminators import oasis_c
 from egic_jax.training import networks as networks_lib
+from egic_jax.training import qualities
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -33,6 +34,8 @@ class LossWeights:
 
   Attributes:
     distortion: of the mean squared error on 0..255.
+    distortion_range: of a codec with levels of quality, instead: at the lowest
+      and at the highest; between them the logarithm is linear in quality.
     rate: lambda, of the bits per pixel.
     lpips: of LPIPS; 0 for a training without, which needs no weights of it.
     lpips_network: "alex" or "vgg".
@@ -42,6 +45,7 @@ class LossWeights:
   """
 
   distortion: float = 0.00234375
+  distortion_range: tuple[float, float] = (0.00025, 0.016)
   rate: float = 1.0
   lpips: float = 0.0
   lpips_network: str = "alex"
@@ -54,6 +58,12 @@ class LossWeights:
       value = getattr(self, name)
       if not value >= 0:
         raise ValueError(f"loss.{name}_weight={value}: must not be negative")
+    lowest, highest = self.distortion_range
+    if not 0 < lowest < highest:
+      raise ValueError(
+        f"loss.distortion_range={self.distortion_range}: must be two positive"
+        " numbers, the smaller one first"
+      )
     if self.pixel_weights not in PIXEL_WEIGHTS:
       raise ValueError(
         f"loss.pixel_weights={self.pixel_weights}: must be one of"
@@ -97,14 +107,25 @@ def make_losses(
 
   def rate_distortion_terms(variables, batch, key):
     image = to_float(batch["image"])
-    output = networks.code(variables, image, key)
+    quality = networks.draw_qualities(key, len(image))
+    output = networks.code(variables, image, key, quality)
+    distortion, image_weight = distortion_weights(quality)
     loss, scalars = rate_distortion.rate_distortion(
       image,
       output,
-      distortion_weight=weights.distortion,
+      distortion_weight=distortion,
       rate_weight=weights.rate,
+      image_weight=image_weight,
     )
     return loss, scalars, image, output
+
+  def distortion_weights(quality):
+    if quality is None:
+      return weights.distortion, 1.0
+    levels = networks.codec_config.rate_levels
+    return qualities.distortion_weights(
+      quality, levels, *weights.distortion_range
+    )
 
   def add_lpips(loss, scalars, variables, image, output):
     if not weights.lpips:
@@ -144,7 +165,8 @@ def make_losses(
 
   def adversarial_discriminator(variables, batch, key):
     image = to_float(batch["image"])
-    output = networks.code(variables, image)
+    quality = networks.draw_qualities(key, len(image))
+    output = networks.code(variables, image, quality=quality)
     fake = jax.lax.stop_gradient(output.x_hat)
     mask = labelmix_lib.draw_mask(key, batch["label"], networks.num_classes)
     mixed = labelmix_lib.mix(mask, image, fake)
@@ -189,15 +211,17 @@ def make_losses(
       variables.get("spectral", {}),
     )
 
-  def residual_prediction(variables, batch, _):
+  def residual_prediction(variables, batch, key):
     image = to_float(batch["image"])
-    y_hat = networks.code(variables, image).y_hat
+    quality = networks.draw_qualities(key, len(image))
+    y_hat = networks.code(variables, image, quality=quality).y_hat
     x_gan, x_mse = networks.both_outputs(variables, y_hat)
-    mse_255 = jnp.mean(jnp.square(x_mse - image)) * 255.0**2
-    loss = weights.distortion * mse_255
+    errors = jnp.mean(jnp.square(x_mse - image), axis=(1, 2, 3)) * 255.0**2
+    distortion, image_weight = distortion_weights(quality)
+    loss = jnp.mean(image_weight * distortion * errors)
     scalars = {
       "loss": loss,
-      "mse_255": mse_255,
+      "mse_255": jnp.mean(errors),
       "psnr": _psnr(x_mse, image),
       "psnr_gan": _psnr(x_gan, image),
     }

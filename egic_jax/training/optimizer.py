@@ -1,9 +1,27 @@
 """Learning-rate schedule and optimiser."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import optax
 
-_KINDS = {"adam": optax.adam, "nadam": optax.nadam}
+# Updates of matrices have this root mean square, about that of Adam's: one
+# learning rate does for both (Liu et al., Muon is Scalable for LLM Training).
+_MUON_RMS = 0.2
+
+
+def _muon(schedule: optax.Schedule, b1: float, b2: float):
+  return optax.contrib.muon(
+    schedule,
+    adam_b1=b1,
+    adam_b2=b2,
+    muon_weight_dimension_numbers=_matrices,
+    consistent_rms=_MUON_RMS,
+  )
+
+
+_KINDS = {"adam": optax.adam, "muon": _muon, "nadam": optax.nadam}
 
 
 def make_schedule(
@@ -13,16 +31,18 @@ def make_schedule(
   final_fraction: float,
   warmup_steps: int,
   steps: int,
+  decay: str = "step",
 ) -> optax.Schedule:
-  """Linear warm-up, a constant, and a lower constant for the last part.
+  """Linear warm-up, a constant, and something lower for the last part.
 
   Args:
     learning_rate: the constant.
-    final_learning_rate: the one of the last part.
+    final_learning_rate: the one of the last part, or of its end.
     final_fraction: length of the last part as a fraction of *steps*, [0, 1].
     warmup_steps: steps over which the rate rises from learning_rate /
       warmup_steps.
     steps: length of the training.
+    decay: "step": the last part is constant; "linear": it falls evenly.
 
   Returns:
     Function of the number of updates made so far to the next one's rate.
@@ -41,13 +61,19 @@ def make_schedule(
     raise ValueError(
       f"optimizer.final_fraction={final_fraction}: must lie in [0, 1]"
     )
+  if decay not in ("step", "linear"):
+    raise ValueError(f'optimizer.decay={decay}: must be "step" or "linear"')
   final_step = steps - round(steps * final_fraction)
   schedule = optax.piecewise_constant_schedule(learning_rate)
   if final_fraction > 0:
     schedule = optax.join_schedules(
       [
         optax.constant_schedule(learning_rate),
-        optax.constant_schedule(final_learning_rate),
+        optax.constant_schedule(final_learning_rate)
+        if decay == "step"
+        else optax.linear_schedule(
+          learning_rate, final_learning_rate, steps - final_step
+        ),
       ],
       [final_step],
     )
@@ -72,7 +98,8 @@ def make_optimizer(
   """The optimiser; its state's structure depends on *kind* only.
 
   Args:
-    kind: "adam" or "nadam".
+    kind: "adam", "nadam", or "muon": kernels of dense layers and convolutions
+      by Muon (Jordan et al., 2024), all else by Adam.
     schedule: learning rate as a function of the updates made.
     b1: decay of the first moment.
     b2: decay of the second moment.
@@ -95,3 +122,15 @@ def make_optimizer(
     raise ValueError(f"optimizer.clip_norm={clip_norm}: must not be negative")
   clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
   return optax.chain(clip, _KINDS[kind](schedule, b1=b1, b2=b2))
+
+
+def _matrices(params: Any) -> Any:
+  """Which axes of a kernel are its matrix's rows; None for all that is none."""
+
+  def axes(path, value):
+    if path[-1].key != "kernel" or jnp.ndim(value) < 2:
+      return None
+    *inputs, output = range(jnp.ndim(value))
+    return optax.contrib.MuonDimensionNumbers(tuple(inputs), (output,))
+
+  return jax.tree_util.tree_map_with_path(axes, params)

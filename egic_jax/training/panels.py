@@ -2,14 +2,18 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from egic_jax import images
-from egic_jax.training import metrics_writer, sharding, views
+from egic_jax.training import sharding, views
+
+if TYPE_CHECKING:
+  # Who brings a writer of their own needs no TensorBoard.
+  from egic_jax.training import metrics_writer
 
 _FONT_SIZES = (10, 9, 8)
 _LINE_HEIGHT = 12
@@ -119,7 +123,7 @@ class Sampler:
     samples: dict[str, np.ndarray],
     mesh: jax.sharding.Mesh,
     directory: pathlib.Path,
-    writer: metrics_writer.MetricWriter,
+    writer: "metrics_writer.MetricWriter",
   ):
     """Nothing is compiled before the first panel.
 

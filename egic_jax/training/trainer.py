@@ -62,7 +62,7 @@ def train(
       " mount"
     )
   directory = pathlib.Path(workdir).expanduser().absolute()
-  codec_config = presets.get_preset(config.model.preset)
+  codec_config = make_codec_config(config)
   dtype = compute_dtype(config)
   stage = stages.get_stage(config.train.stage)
   schedules, optimizers = make_optimizers(config, stage)
@@ -197,6 +197,7 @@ def make_optimizers(
       final_learning_rate=config.optimizer.final_learning_rate * scale,
       final_fraction=config.optimizer.final_fraction,
       warmup_steps=config.optimizer.warmup_steps,
+      decay=config.optimizer.decay,
       steps=config.train.steps,
     )
 
@@ -214,6 +215,15 @@ def make_optimizers(
       clip_norm=config.optimizer.clip_norm,
     )
   return schedules, optimizers
+
+
+def make_codec_config(config: ConfigDict) -> presets.CodecConfig:
+  """The codec's size; ValueError for one that there is not."""
+  size = presets.get_preset(config.model.preset)
+  try:
+    return dataclasses.replace(size, rate_levels=config.model.rate_levels)
+  except ValueError as error:
+    raise ValueError(f"model.{error}") from None
 
 
 def make_discriminator_config(
@@ -278,6 +288,7 @@ def make_loss_weights(
   loss = config.loss
   return objectives.LossWeights(
     distortion=loss.distortion_weight,
+    distortion_range=tuple(loss.distortion_range),
     rate=loss.rate_weight,
     lpips=loss.lpips_weight if stage.lpips != "none" else 0.0,
     lpips_network=loss.lpips_network,

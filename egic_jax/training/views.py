@@ -84,7 +84,11 @@ def make_views(networks: networks_lib.Networks) -> dict[str, View]:
 
   def alpha_sweep(variables, batch):
     image = batch["image"]
-    output = networks.code(variables, objectives.to_float(image))
+    output = networks.code(
+      variables,
+      objectives.to_float(image),
+      quality=networks.spread_qualities(len(image)),
+    )
     x_gan, x_mse = networks.both_outputs(variables, output.y_hat)
     pictures, numbers = {"input": image}, {}
     for alpha in ALPHAS:
@@ -125,7 +129,11 @@ def _paint(labels, networks):
 
 def _reconstruct(networks, variables, image):
   """(reconstruction uint8, bpp (N,) estimated with rounded latents, y_hat)."""
-  output = networks.code(variables, objectives.to_float(image))
+  output = networks.code(
+    variables,
+    objectives.to_float(image),
+    quality=networks.spread_qualities(len(image)),
+  )
   pixels = image.shape[1] * image.shape[2]
   bpp = (output.y_bits.sum(-1) + output.z_bits) / pixels
   return _to_uint8(output.x_hat), bpp, output.y_hat

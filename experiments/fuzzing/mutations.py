@@ -27,10 +27,12 @@ def varint(value: int, extra: int = 0) -> bytes:
 
 def layout(fields: container.Container, **changed) -> bytes:
   """The file but for its checksum; fields may be anything."""
-  value = {**vars(fields), **changed}
+  value = {"version": fields.version, **vars(fields), **changed}
   extra = value.get("extra", 0)
   body = container.MAGIC + bytes([value["version"]]) + value["fingerprint"]
   body += varint(value["height"], extra) + varint(value["width"])
+  if value["quality_code"] is not None:
+    body += bytes((value["quality_code"],))
   body += struct.pack("<I", value["symbol_checksum"])
   payloads = value["payloads"]
   lengths = value.get("lengths", [len(payload) for payload in payloads])
@@ -132,6 +134,8 @@ class Mutator:
       changed["extra"] = int(rng.integers(1, 6))
     if rng.random() < 0.1:
       changed["version"] = int(rng.integers(256))
+    if rng.random() < 0.1 and self._fields[name].quality_code is not None:
+      changed["quality_code"] = int(rng.integers(256))
     return layout(self._fields[name], **changed)
 
   def _lengths(self, rng, name):

@@ -24,10 +24,10 @@ from egic_jax.bitstream import codec, container, latents, model_file, programs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VECTORS = ROOT / "tests" / "fixtures" / "vectors"
-FOLDER = VECTORS / f"version_{container.VERSION}"
 SLOW_SECONDS = 1.0
 SAME = "decoded: the picture of the file it was made from"
 RESIZED = "decoded: right symbols, another size within the padding"
+RATED = "decoded: right symbols, another quality"
 WRONG = "DECODED TO A WRONG PICTURE"
 OTHER = "AN EXCEPTION THAT IS NO BitstreamError"
 OUTCOMES = (
@@ -37,6 +37,7 @@ OUTCOMES = (
   "refused by the checksum of symbols",
   SAME,
   RESIZED,
+  RATED,
   WRONG,
   OTHER,
 )
@@ -58,14 +59,18 @@ def outcome(image_codec, data: bytes, pictures: dict) -> str:
   except Exception as error:
     print(f"{type(error).__name__}: {error}", flush=True)
     return OTHER
-  expected = pictures.get(container.unpack(data).symbol_checksum)
-  if expected is None:
+  header = container.unpack(data)
+  if header.symbol_checksum not in pictures:
     return WRONG
+  expected, quality_code = pictures[header.symbol_checksum]
+  # Nor does the checksum of symbols cover the quality, which takes any code.
+  if header.quality_code != quality_code:
+    return RATED
   if np.array_equal(picture, expected):
     return SAME
   height, width = np.minimum(picture.shape, expected.shape)[:2]
   same = np.array_equal(picture[:height, :width], expected[:height, :width])
-  # The checksum of symbols does not cover the size.
+  # It does not cover the size either.
   return RESIZED if same and picture.shape != expected.shape else WRONG
 
 
@@ -164,6 +169,12 @@ def parse_arguments() -> argparse.Namespace:
   parser.add_argument("--first", type=int, default=0, help="number of mutant")
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument(
+    "--version",
+    type=int,
+    default=container.VERSION,
+    help="of the format, whose test vectors are mutated",
+  )
+  parser.add_argument(
     "--minutes", type=float, default=float("inf"), help="stop after them"
   )
   parser.add_argument("--keep", metavar="DIR", help="for mutants to look at")
@@ -174,12 +185,14 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
   args = parse_arguments()
   runtime.configure()
-  model = model_file.load_model(FOLDER / "model.safetensors")
+  folder = VECTORS / f"version_{args.version}"
+  model = model_file.load_model(folder / "model.safetensors")
   image_codec = codec.ImageCodec.from_model(model)
-  files = {p.stem: p.read_bytes() for p in sorted(FOLDER.glob("*.egic"))}
+  files = {p.stem: p.read_bytes() for p in sorted(folder.glob("*.egic"))}
   pictures = {
-    container.unpack(data).symbol_checksum: image_codec.decode(data)
+    header.symbol_checksum: (image_codec.decode(data), header.quality_code)
     for data in files.values()
+    for header in [container.unpack(data)]
   }
   mutator = mutations.Mutator(files, args.seed)
   tally = Tally(args.first, args.seed)

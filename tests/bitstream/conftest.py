@@ -9,8 +9,9 @@ from egic_jax.models import codec as codec_lib
 from egic_jax.models import orp, presets
 
 
-def micro_config() -> presets.CodecConfig:
+def micro_config(rate_levels: int = 0) -> presets.CodecConfig:
   return presets.CodecConfig(
+    rate_levels=rate_levels,
     analysis_widths=(8, 8, 8, 8),
     analysis_depths=(1, 1, 1, 1),
     analysis_window=4,
@@ -56,6 +57,35 @@ def model() -> model_file.Model:
 @pytest.fixture(scope="session")
 def loud_model() -> model_file.Model:
   return model_file.build_model(micro_config(), micro_params(1, gain=20))
+
+
+def variable_params(seed: int, gain: float) -> dict:
+  """`micro_params` for 4 levels: gains are a ladder over a factor of 20.
+
+  No channel's inverse gain is quite one over its gain, and no two are alike.
+  """
+  params = micro_params(seed, gain)
+  config = micro_config(rate_levels=4)
+  ladder = np.log(20) * np.linspace(-0.6, 0.4, config.rate_levels)[:, None]
+  tilt = 0.3 * np.sin(np.arange(config.latent_channels))
+  rate = {"log_gain": ladder + tilt, "log_inverse_gain": 0.1 - ladder - tilt}
+  params["codec"]["rate"] = {
+    name: value.astype(np.float32) for name, value in rate.items()
+  }
+  return params
+
+
+@pytest.fixture(scope="session")
+def variable_model() -> model_file.Model:
+  """For several rates: 4 levels of quality."""
+  return model_file.build_model(
+    micro_config(rate_levels=4), variable_params(0, gain=4)
+  )
+
+
+@pytest.fixture(scope="session")
+def variable_codec(variable_model) -> codec.ImageCodec:
+  return codec.ImageCodec.from_model(variable_model)
 
 
 @pytest.fixture(scope="session")

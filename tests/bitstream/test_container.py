@@ -1,3 +1,4 @@
+import dataclasses
 import struct
 import zlib
 
@@ -15,6 +16,7 @@ _SMALL = Container(
   symbol_checksum=0xDEADBEEF,
   payloads=(b"some payload",),
 )
+_WITH_QUALITY = dataclasses.replace(_SMALL, quality_code=200)
 # Two rows of three tiles.
 _TILED = Container(
   fingerprint=bytes(range(8)),
@@ -35,14 +37,16 @@ def _with_checksum(body):
   st.integers(1, 1024),
   st.integers(0, 2**32 - 1),
   st.binary(max_size=50),
+  st.none() | st.integers(1, 255),
 )
 def test_comes_back_with_little_overhead(
-  fingerprint, height, width, checksum, payload
+  fingerprint, height, width, checksum, payload, code
 ):
-  fields = Container(fingerprint, height, width, checksum, (payload,))
+  fields = Container(fingerprint, height, width, checksum, (payload,), code)
   data = container.pack(fields)
   assert container.unpack(data, max_pixels=None) == fields
-  assert 23 <= len(data) - len(payload) <= 25
+  quality_bytes = int(code is not None)
+  assert 23 <= len(data) - len(payload) - quality_bytes <= 25
 
 
 @hypothesis.given(st.integers(1, 5000), st.integers(1, 5000), st.data())
@@ -59,13 +63,16 @@ def test_layout_byte_by_byte():
   body = b"EGIC\x02" + bytes(range(8)) + b"\xac\x02" + b"\x01"
   body += b"\xef\xbe\xad\xde" + b"some payload"
   assert container.pack(_SMALL) == _with_checksum(body)
+  body = b"EGIC\x03" + body[5:16] + b"\xc8" + body[16:]
+  assert container.pack(_WITH_QUALITY) == _with_checksum(body)
+  assert (_SMALL.version, _WITH_QUALITY.version) == (2, 3)
   body = b"EGIC\x02" + bytes(range(8)) + b"\x81\x08" + b"\xb8\x17"
   body += b"\1\0\0\0" + b"\5first" + b"\0" + b"\xc8\x01" + bytes(200)
   body += b"\1" + b"4" + b"\4five" + b"last"
   assert container.pack(_TILED) == _with_checksum(body)
 
 
-@pytest.mark.parametrize("fields", [_SMALL, _TILED])
+@pytest.mark.parametrize("fields", [_SMALL, _WITH_QUALITY, _TILED])
 def test_every_bit_flip_raises(fields):
   data = container.pack(fields)
   for bit in range(8 * len(data)):
@@ -76,7 +83,7 @@ def test_every_bit_flip_raises(fields):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("fields", [_SMALL, _TILED])
+@pytest.mark.parametrize("fields", [_SMALL, _WITH_QUALITY, _TILED])
 def test_every_truncation_raises(fields):
   data = container.pack(fields)
   for length in range(len(data)):
@@ -103,11 +110,11 @@ def test_foreign_file(data):
       container.unpack(data)
 
 
-@pytest.mark.parametrize("version", [3, 4, 255])
+@pytest.mark.parametrize("version", [4, 5, 255])
 def test_newer_version_is_told_apart_from_damage(version):
   for rest in (container.pack(_SMALL)[5:], b"", b"anything else"):
     data = b"EGIC" + bytes((version,)) + rest
-    with pytest.raises(BitstreamError, match="newer than version 2") as caught:
+    with pytest.raises(BitstreamError, match="newer than version 3") as caught:
       container.unpack(data)
     assert f"version {version}" in str(caught.value)
 
@@ -117,6 +124,18 @@ def test_versions_that_were_never_released(version):
   body = container.pack(_SMALL)[:-4]
   with pytest.raises(BitstreamError, match=f"version {version} was never"):
     container.unpack(_with_checksum(body[:4] + bytes((version,)) + body[5:]))
+
+
+def test_a_version_taken_for_the_other_is_noticed():
+  # Its quality code becomes the first byte of the symbol checksum, or back.
+  for fields, version in ((_SMALL, 3), (_WITH_QUALITY, 2)):
+    body = bytearray(container.pack(fields)[:-4])
+    body[4] = version
+    assert container.unpack(_with_checksum(bytes(body))) != fields
+  body = bytearray(container.pack(_SMALL)[:-4])
+  body[4], body[16] = 3, 0
+  with pytest.raises(BitstreamError, match="quality code is 0"):
+    container.unpack(_with_checksum(bytes(body)))
 
 
 @pytest.mark.parametrize(
@@ -189,9 +208,9 @@ def test_declared_size_is_limited():
 
 
 @hypothesis.settings(max_examples=500)
-@hypothesis.given(st.binary(max_size=60), st.booleans())
-def test_anything_is_read_or_refused(tail, has_checksum):
-  data = b"EGIC\x02" + tail
+@hypothesis.given(st.binary(max_size=60), st.booleans(), st.integers(2, 3))
+def test_anything_is_read_or_refused(tail, has_checksum, version):
+  data = b"EGIC" + bytes((version,)) + tail
   try:
     container.unpack(_with_checksum(data) if has_checksum else data)
   except BitstreamError as error:
@@ -205,7 +224,8 @@ def test_anything_is_read_or_refused(tail, has_checksum):
     ({"width": 2**32}, "width is 4294967296"),
     ({"fingerprint": b"short"}, "fingerprint has 5 bytes"),
     ({"symbol_checksum": -1}, "symbol_checksum is -1"),
-    ({"version": 3}, "version is 3"),
+    ({"quality_code": 0}, "quality_code is 0"),
+    ({"quality_code": 256}, "quality_code is 256"),
     ({"payloads": ()}, "300 x 1 pixels has 1 tiles"),
     ({"width": 1025}, "payloads are 1; a picture"),
   ],
@@ -228,3 +248,6 @@ def test_inspect_needs_no_model():
     "payload_bytes": 12,
     "bpp": 8 * len(data) / 300,
   }
+  facts = container.inspect(container.pack(_WITH_QUALITY))
+  assert facts["quality_code"] == 200 and facts["version"] == 3
+  assert (facts["header_bytes"], facts["payload_bytes"]) == (25, 12)

@@ -18,6 +18,7 @@ from egic_jax.bitstream import (
   codec,
   container,
   latents,
+  programs,
   range_coder,
   scale_rounding,
   tiles,
@@ -48,6 +49,16 @@ def other(image_codec, picture):
   return image_codec.encode(picture(64, 64))
 
 
+@pytest.fixture(scope="module")
+def fine(variable_codec, picture):
+  return variable_codec.encode(picture(37, 53), 3.3)
+
+
+@pytest.fixture(scope="module")
+def coarse(variable_codec, picture):
+  return variable_codec.encode(picture(64, 64), 1.0)
+
+
 @pytest.fixture
 def no_networks(model):
   """A codec that fails the test if a network is asked for anything."""
@@ -55,10 +66,11 @@ def no_networks(model):
   def called(*args):
     raise AssertionError("a network was run")
 
+  called.prepare = lambda *args: None  # Compiles, and runs nothing.
   refusing = codec.ImageCodec.from_model(model)
-  programs = refusing._programs
-  nothing = programs._replace(**dict.fromkeys(programs._fields, called))
-  refusing._programs = refusing._latent_coder._programs = nothing
+  fields = programs.Programs._fields
+  nothing = programs.Programs(**dict.fromkeys(fields, called))
+  refusing._decoder._programs = refusing._latent_coder._programs = nothing
   return refusing
 
 
@@ -84,7 +96,40 @@ _EDIT = st.tuples(
 @_QUICK
 @hypothesis.given(edits=st.lists(_EDIT, min_size=1, max_size=4))
 def test_edited_files(image_codec, original, other, edits):
-  body = original.data[:-4]
+  data = _edited(original.data, other, edits)
+  _check(image_codec, data, (original.data, other))
+
+
+@_QUICK
+@hypothesis.given(
+  edits=st.lists(_EDIT, max_size=4),
+  version=st.integers(2, 3),
+  code=st.integers(0, 255),
+)
+def test_edited_files_with_a_quality(
+  variable_codec, fine, coarse, edits, version, code
+):
+  # Another quality code is a valid file, with the same symbols.
+  data = bytearray(fine)
+  data[4], data[15] = version, code
+  data = _edited(bytes(data), coarse, edits)
+  _check(variable_codec, data, (fine, coarse))
+
+
+@pytest.mark.parametrize("code", [0, 1, 255])
+def test_quality_codes(variable_codec, fine, code):
+  assert fine[15] == container.unpack(fine).quality_code
+  data = _with_checksum(fine[:15] + bytes((code,)) + fine[16:-4])
+  if code:
+    assert variable_codec.decode(data).shape == (37, 53, 3)
+    return
+  with pytest.raises(container.BitstreamError, match="quality code is 0"):
+    variable_codec.decode(data)
+
+
+def _edited(data: bytes, other: bytes, edits) -> bytes:
+  """A file after edits, its checksum right."""
+  body = data[:-4]
   for kind, where, value in edits:
     place = int(where * len(body))
     before, after = body[:place], body[place:]
@@ -101,7 +146,7 @@ def test_edited_files(image_codec, original, other, edits):
     else:
       after = other[int(where * len(other)) : -4]
     body = before + after
-  _check(image_codec, _with_checksum(body), (original.data, other))
+  return _with_checksum(body)
 
 
 @_QUICK

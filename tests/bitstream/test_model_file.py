@@ -7,7 +7,9 @@ import pytest
 import safetensors
 import safetensors.numpy
 
+from egic_jax import program_store
 from egic_jax.bitstream import model_file, tables
+from egic_jax.models import codec
 
 _BIAS = "codec/analysis/patch_embedding/bias"
 
@@ -229,6 +231,68 @@ def test_build_refuses_parameters_that_do_not_fit(model):
     model_file.build_model(model.config, {})
 
 
+def test_half_comes_back_whole_in_half_the_space(model, saved, tmp_path):
+  half = model_file.build_model(
+    model.config, model.params, {"step": "3"}, half=True
+  )
+  for name, value in model_file._leaves(half.params).items():
+    assert value.dtype == np.float32
+    original = model_file._leaves(model.params)[name]
+    np.testing.assert_array_equal(
+      value, original.astype(np.float16).astype(np.float32)
+    )
+  # The tables are those of the rounded parameters, and all have one name.
+  expected = tables.prior_tables(half.params["codec"]["prior"])
+  np.testing.assert_array_equal(
+    half.tables["prior"].frequencies, expected.frequencies
+  )
+  assert half.fingerprint != model.fingerprint
+  again = model_file.build_model(model.config, half.params)
+  assert again.fingerprint == half.fingerprint
+
+  path = tmp_path / "half.safetensors"
+  model_file.save_model(path, half)
+  with safetensors.safe_open(path, framework="numpy") as file:
+    assert file.get_tensor(_BIAS).dtype == np.float16
+  values = sum(v.size for v in model_file._leaves(model.params).values())
+  saving = saved.stat().st_size - path.stat().st_size
+  # Less what the header takes for other places in the file.
+  assert saving == pytest.approx(2 * values, rel=0.05)
+  loaded = model_file.load_model(path)
+  assert loaded.half and loaded.fingerprint == half.fingerprint
+  assert loaded.metadata == {"step": "3"}
+  for name, value in _flat(half).items():
+    assert _flat(loaded)[name].dtype == value.dtype
+    np.testing.assert_array_equal(_flat(loaded)[name], value)
+  # What was loaded is written as it was.
+  model_file.save_model(tmp_path / "again", loaded)
+  assert (tmp_path / "again").read_bytes() == path.read_bytes()
+  assert not model_file.load_model(saved).half
+
+
+def test_half_has_faults_of_its_own(model, tmp_path):
+  path = tmp_path / "half.safetensors"
+  half = model_file.build_model(model.config, model.params, half=True)
+  model_file.save_model(path, half)
+  _rewrite(path, lambda t, m: t[_BIAS].__setitem__(0, np.inf))
+  with pytest.raises(model_file.ModelFileError, match="is not finite"):
+    model_file.load_model(path)
+  model_file.save_model(path, half)
+  _rewrite(path, lambda t, m: t[_BIAS].__iadd__(np.float16(0.5)))
+  with pytest.raises(model_file.ModelFileError, match="fingerprint"):
+    model_file.load_model(path)
+
+  flat = model_file._leaves(model.params)
+  flat[_BIAS] = np.array([1, -7e4, 0, 0, 0, 0, 0, 0], np.float32)
+  large = model_file._unflatten(flat)
+  model_file.build_model(model.config, large)
+  with pytest.raises(
+    model_file.ModelFileError, match=f"{_BIAS} holds 70000, .*without half"
+  ) as caught:
+    model_file.build_model(model.config, large, half=True)
+  assert "\n" not in str(caught.value)
+
+
 def test_saving_replaces_whole(model, saved):
   before = saved.read_bytes()
   model_file.save_model(saved, model)
@@ -236,3 +300,18 @@ def test_saving_replaces_whole(model, saved):
   assert os.listdir(saved.parent) == [saved.name]
   with pytest.raises(OSError, match="cannot write"):
     model_file.save_model(saved.parent / "none" / "m", model)
+
+
+def test_shapes_are_remembered(saved, tmp_path, monkeypatch):
+  monkeypatch.setattr(program_store, "_current", None)
+  assert program_store.use(tmp_path / "kept")
+  model_file.load_model(saved)
+
+  def traced(config):
+    raise AssertionError(f"traced {config}")
+
+  monkeypatch.setattr(codec, "param_shapes", traced)
+  model_file.load_model(saved)
+  _rewrite(saved, lambda tensors, _: tensors.update({_BIAS: np.zeros(3, "f4")}))
+  with pytest.raises(model_file.ModelFileError, match=r"shape \(3,\) instead"):
+    model_file.load_model(saved)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from egic_jax import images
-from egic_jax.bitstream import codec, container, model_file
+from egic_jax.bitstream import codec, container, model_file, quality
 
 _FOLDER = pathlib.Path(__file__).parents[1] / "fixtures" / "vectors"
 _VECTORS = [
@@ -38,6 +38,7 @@ def test_decodes_to_what_it_did(version, name):
   assert facts["version"] == int(version.removeprefix("version_"))
   for field in ("height", "width", "tiles"):
     assert facts[field] == expected[field]
+  assert facts.get("quality_code") == expected.get("quality_code")
   header = container.unpack(data)
   assert header.symbol_checksum == expected["symbol_checksum"]
 
@@ -57,7 +58,7 @@ def test_decodes_to_what_it_did(version, name):
 
 
 def test_vectors_cover_what_there_is():
-  """Versions, tiles, sizes and alpha; each picture is more than one colour."""
+  """Versions, tiles, sizes, alpha, quality; each picture is more than one colour."""
   versions = {version for version, _ in _VECTORS}
   assert f"version_{container.VERSION}" in versions
   listed = json.loads(
@@ -65,5 +66,7 @@ def test_vectors_cover_what_there_is():
   ).values()
   assert {entry["tiles"] for entry in listed} == {1, 2, 3}
   assert {entry["alpha"] for entry in listed} == {0.0, 1.0}
+  codes = {entry["quality_code"] for entry in listed}
+  assert {1, quality.to_code(None, 4), 255} < codes and len(codes) > 6
   # Symbols beyond the smallest tables, which escape them.
   assert max(entry["largest_symbol"] for entry in listed) > 20

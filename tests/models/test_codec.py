@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from egic_jax.models import charm, codec, orp, presets
+from egic_jax.models import charm, codec, orp, presets, slice_loop
 
 CONFIG = presets.CodecConfig(
   analysis_widths=(16, 16, 16, 32),
@@ -128,7 +128,7 @@ def test_slice_loop_hands_on_what_visits_return():
     return mean * 10 + index
 
   means = jnp.arange(3.0).reshape(1, 1, 1, 3)
-  y_hat = charm.visit_slices(slice_parameters, visit, means, means + 1, 3)
+  y_hat = slice_loop.visit_slices(slice_parameters, visit, means, means + 1, 3)
   np.testing.assert_array_equal(y_hat[0, 0, 0], [1, 12, 23])
   assert seen == [(0, []), (1, [1.0]), (2, [1.0, 12.0])]
 

@@ -9,7 +9,7 @@ import pytest
 
 from egic_jax.entropy import gaussian
 from egic_jax.interop import official
-from egic_jax.models import charm, codec, orp, presets
+from egic_jax.models import codec, orp, presets, slice_loop
 
 CONFIG = presets.get_preset("full")
 TOLERANCE = 1e-4  # Of each intermediate's standard deviation.
@@ -51,7 +51,7 @@ def _forward(params, image, y_hat):
       seen[name].append(value)
     return y_hat[..., own]
 
-  charm.visit_slices(
+  slice_loop.visit_slices(
     functools.partial(apply, method="slice_parameters"),
     visit,
     *apply(out["z_hat"], method="hyper_synthesis"),

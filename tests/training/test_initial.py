@@ -119,3 +119,24 @@ def test_a_pre_trained_discriminator_is_kept(params, batch, only_segmented):
   np.testing.assert_allclose(after[..., :-1], before[..., :-1], atol=1e-5)
   odds = after[..., -1] - jax.nn.logsumexp(after[..., 1:-1], axis=-1)
   assert abs(float(jnp.mean(odds))) < 1e-3
+
+
+def test_a_codec_of_one_rate_becomes_the_middle_of_many(tmp_path, params):
+  config = micro_training.micro_config()
+  path = tmp_path / "model.safetensors"
+  model_file.save_model(path, model_file.build_model(config, params))
+  lines = []
+  many = dataclasses.replace(config, rate_levels=3)
+  found = initial.load_codec(str(path), many, lines.append)
+  rate = found.pop("rate")
+  assert micro_training.trees_equal(found, params["codec"])
+  assert not np.any(rate["log_gain"][1])
+  assert np.all(rate["log_gain"][0] < 0)
+  assert "gains for 3 are new" in lines[-1]
+  # The way back would lose something.
+  path = tmp_path / "many.safetensors"
+  model_file.save_model(
+    path, model_file.build_model(many, {"codec": found | {"rate": rate}})
+  )
+  with pytest.raises(ValueError, match="rate_levels"):
+    initial.load_codec(str(path), config, lines.append)

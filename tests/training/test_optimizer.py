@@ -44,6 +44,39 @@ def test_warm_up_rises_to_the_rate_and_never_is_zero():
   )
 
 
+def test_the_last_part_may_fall_evenly():
+  schedule = _schedule(decay="linear", final_fraction=0.5)
+  rates = [float(schedule(jnp.asarray(i))) for i in (0, 49, 50, 75, 100)]
+  np.testing.assert_allclose(rates, [1e-2, 1e-2, 1e-2, 5.5e-3, 1e-3], rtol=1e-6)
+
+
+def test_muon_makes_updates_of_kernels_orthogonal():
+  rng = np.random.default_rng(0)
+  shapes = {"conv/kernel": (3, 3, 2, 8), "dense/kernel": (6, 4), "bias": (8,)}
+  params, grads = ({}, {})
+  for name, shape in shapes.items():
+    path = name.split("/")
+    for tree in (params, grads):
+      leaf = jnp.asarray(rng.standard_normal(shape), jnp.float32)
+      tree[path[0]] = {"kernel": leaf} if len(path) > 1 else leaf
+  muon = _optimizer(kind="muon")
+  updates, _ = jax.jit(muon.update)(grads, muon.init(params), params)
+  for name in ("conv", "dense"):
+    matrix = np.reshape(
+      updates[name]["kernel"], (-1, shapes[f"{name}/kernel"][-1])
+    )
+    values = np.linalg.svd(matrix, compute_uv=False)
+    # Five Newton-Schulz steps bring singular values near each other; those of
+    # a random matrix of these shapes are further apart.
+    assert values.max() < 2.0 * values.min()
+    plain = np.linalg.svd(
+      np.reshape(grads[name]["kernel"], matrix.shape), compute_uv=False
+    )
+    assert values.max() / values.min() < 0.8 * plain.max() / plain.min()
+  # Adam's first step is of one size whatever the gradient.
+  assert np.ptp(np.abs(updates["bias"])) < 1e-6
+
+
 def test_no_final_part():
   schedule = _schedule(final_fraction=0.0)
   assert float(schedule(99)) == pytest.approx(1e-2)
@@ -56,6 +89,7 @@ def test_no_final_part():
     ({"learning_rate": float("nan")}, "learning_rate=nan"),
     ({"final_fraction": 1.5}, "final_fraction=1.5"),
     ({"warmup_steps": -1}, "warmup_steps=-1"),
+    ({"decay": "cosine"}, "decay=cosine"),
   ],
 )
 def test_bad_schedule_is_named(changes, message):
