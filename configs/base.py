@@ -151,6 +151,9 @@ def get_config() -> ConfigDict:
   # Parts of a batch whose gradients are computed one after the other, to save
   # memory; an update is made from their mean.
   config.train.accumulate = 1
+  # Compute the codec's Swin blocks anew in the backward pass instead of keeping
+  # what they computed, to save memory: rematerialisation. Slower; same result.
+  config.train.remat = False
   # Stage 0: steps between measurements on the validation split (0: never), and
   # the number of its pictures (0: all).
   config.train.validate_every = 5_000

@@ -69,20 +69,25 @@ class Codec(nn.Module):
     config: the size.
     dtype: type in which the transforms compute. The entropy model (h_s, slice
       networks, densities) is float32 regardless: it decides symbols.
+    remat: whether the backward pass computes Swin blocks anew instead of
+      keeping what they computed, to save memory.
   """
 
   config: presets.CodecConfig
   dtype: Any = jnp.float32
+  remat: bool = False
 
   def setup(self):
-    config = self.config
-    self._analysis = transforms.analysis(config, self.dtype, "analysis")
-    self._synthesis = transforms.synthesis(config, self.dtype, "synthesis")
+    config, remat = self.config, self.remat
+    self._analysis = transforms.analysis(config, self.dtype, "analysis", remat)
+    self._synthesis = transforms.synthesis(
+      config, self.dtype, "synthesis", remat
+    )
     self._hyper_analysis = transforms.hyper_analysis(
-      config, self.dtype, "hyper_analysis"
+      config, self.dtype, "hyper_analysis", remat
     )
     self._hyper_synthesis = transforms.hyper_synthesis(
-      config, jnp.float32, "hyper_synthesis"
+      config, jnp.float32, "hyper_synthesis", remat
     )
     self._charm = charm.Charm(config, name="charm")
     shapes = factorized.param_shapes(config.hyper_width)

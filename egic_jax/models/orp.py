@@ -20,14 +20,16 @@ class OrpHead(nn.Module):
 
   config: presets.CodecConfig
   dtype: Any = jnp.float32
+  remat: bool = False
 
   @nn.compact
   def __call__(
     self, features: jax.Array, valid: extents.Extent | None = None
   ) -> jax.Array:
-    return transforms.synthesis_last_stage(self.config, self.dtype, "head")(
-      jax.lax.stop_gradient(features), valid
+    head = transforms.synthesis_last_stage(
+      self.config, self.dtype, "head", self.remat
     )
+    return head(jax.lax.stop_gradient(features), valid)
 
 
 def init_from_synthesis(codec_params: dict) -> dict:

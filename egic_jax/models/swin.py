@@ -17,17 +17,24 @@ from egic_jax.ops import (
   attention,
   extents,
   gelu,
+  layer_norm,
   linear,
   space_to_depth,
   windows,
 )
 
 
-def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
-  """LayerNorm over channels, epsilon 1e-5, statistics in float32."""
-  return nn.LayerNorm(
-    epsilon=1e-5, use_fast_variance=False, dtype=dtype, name=name
-  )
+class LayerNorm(nn.Module):
+  """Over channels, statistics in float32; parameters of nn.LayerNorm."""
+
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """(..., C) > (..., C), of `dtype`."""
+    scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+    bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+    return layer_norm.layer_norm(x, scale, bias).astype(self.dtype)
 
 
 # Parameters and values of nn.Dense.
@@ -82,32 +89,38 @@ class SwinBlock(nn.Module):
     channels = x.shape[-1]
     x = x + WindowAttention(
       self.num_heads, self.window, self.shift, self.dtype, name="attention"
-    )(layer_norm(self.dtype, "norm1")(x), valid)
+    )(LayerNorm(self.dtype, name="norm1")(x), valid)
     hidden = dense(
       self.mlp_ratio * channels,
       dtype=self.dtype,
       name="mlp_in",
-    )(layer_norm(self.dtype, "norm2")(x))
+    )(LayerNorm(self.dtype, name="norm2")(x))
     hidden = gelu.gelu(hidden)
     return x + dense(channels, dtype=self.dtype, name="mlp_out")(hidden)
 
 
 class SwinBlocks(nn.Module):
-  """`depth` blocks of one width; every second one with shifted windows."""
+  """`depth` blocks of one width; every second one with shifted windows.
+
+  With `remat` the backward pass computes each block anew, from its input, which
+  is all that is kept of it. Values and parameters are the same.
+  """
 
   depth: int
   num_heads: int
   window: int
   mlp_ratio: int = 4
   dtype: Any = jnp.float32
+  remat: bool = False
 
   @nn.compact
   def __call__(
     self, x: jax.Array, valid: extents.Extent | None = None
   ) -> jax.Array:
     """(B, H, W, C) > (B, H, W, C)."""
+    block = nn.remat(SwinBlock) if self.remat else SwinBlock
     for i in range(self.depth):
-      x = SwinBlock(
+      x = block(
         self.num_heads,
         self.window,
         shift=self.window // 2 if i % 2 else 0,
@@ -126,7 +139,7 @@ class PatchMerging(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    x = layer_norm(self.dtype, "norm")(space_to_depth.merge_phases(x))
+    x = LayerNorm(self.dtype, name="norm")(space_to_depth.merge_phases(x))
     return dense(
       self.features,
       use_bias=False,
@@ -149,7 +162,7 @@ class PatchSplitting(nn.Module):
       dtype=self.dtype,
       name="reduction",
     )(x)
-    return space_to_depth.depth_to_space(layer_norm(self.dtype, "norm")(x))
+    return space_to_depth.depth_to_space(LayerNorm(self.dtype, name="norm")(x))
 
 
 class PatchUnpack(nn.Module):

@@ -4,7 +4,7 @@ SwinT-ChARM (Zhu, Yang, Cohen, ICLR 2022): downwards a 2x2 stride-2 convolution,
 then stages of Swin blocks with a PatchMerging between two; upwards stages of
 Swin blocks, each ending in a PatchSplitting, the last in a PatchUnpack. `valid`
 is the extent of a transform's input that counts (`ops.extents`), in its
-elements.
+elements; `remat` is that of `swin.SwinBlocks`.
 """
 
 from collections.abc import Sequence
@@ -30,6 +30,7 @@ class Downward(nn.Module):
   head_width: int
   mlp_ratio: int
   dtype: Any = jnp.float32
+  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -56,6 +57,7 @@ class Downward(nn.Module):
         self.window,
         self.mlp_ratio,
         self.dtype,
+        self.remat,
         name=f"stage_{i}",
       )(x, valid)
     return x.astype(jnp.float32)
@@ -76,6 +78,7 @@ class UpwardStage(nn.Module):
   head_width: int
   mlp_ratio: int
   dtype: Any = jnp.float32
+  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -87,6 +90,7 @@ class UpwardStage(nn.Module):
       self.window,
       self.mlp_ratio,
       self.dtype,
+      self.remat,
       name="blocks",
     )(x.astype(self.dtype), valid)
     if self.last:
@@ -110,6 +114,7 @@ class Upward(nn.Module):
   head_width: int
   mlp_ratio: int
   dtype: Any = jnp.float32
+  remat: bool = False
 
   def setup(self):
     outs = (*self.widths[1:], self.out)
@@ -123,6 +128,7 @@ class Upward(nn.Module):
         head_width=self.head_width,
         mlp_ratio=self.mlp_ratio,
         dtype=self.dtype,
+        remat=self.remat,
         name=f"stage_{i}",
       )
       for i, (width, depth, out) in enumerate(
@@ -169,18 +175,23 @@ def _hyper_blocks(config: presets.CodecConfig) -> dict[str, int]:
   return _image_blocks(config) | {"window": config.hyper_window}
 
 
-def analysis(config: presets.CodecConfig, dtype: Any, name: str) -> Downward:
+def analysis(
+  config: presets.CodecConfig, dtype: Any, name: str, remat: bool = False
+) -> Downward:
   """g_a: image (B, H, W, 3) in [0, 1] > y (B, H/16, W/16, C)."""
   return Downward(
     config.analysis_widths,
     config.analysis_depths,
     **_image_blocks(config),
     dtype=dtype,
+    remat=remat,
     name=name,
   )
 
 
-def synthesis(config: presets.CodecConfig, dtype: Any, name: str) -> Upward:
+def synthesis(
+  config: presets.CodecConfig, dtype: Any, name: str, remat: bool = False
+) -> Upward:
   """g_s: y_hat (B, H/16, W/16, C) > x_hat (B, H, W, 3), about [0, 1]."""
   return Upward(
     config.analysis_widths[::-1],
@@ -188,12 +199,13 @@ def synthesis(config: presets.CodecConfig, dtype: Any, name: str) -> Upward:
     out=3,
     **_image_blocks(config),
     dtype=dtype,
+    remat=remat,
     name=name,
   )
 
 
 def hyper_analysis(
-  config: presets.CodecConfig, dtype: Any, name: str
+  config: presets.CodecConfig, dtype: Any, name: str, remat: bool = False
 ) -> Downward:
   """h_a: y (B, H/16, W/16, C) > z (B, H/64, W/64, hyper_width)."""
   return Downward(
@@ -201,12 +213,13 @@ def hyper_analysis(
     config.hyper_depths,
     **_hyper_blocks(config),
     dtype=dtype,
+    remat=remat,
     name=name,
   )
 
 
 def hyper_synthesis(
-  config: presets.CodecConfig, dtype: Any, name: str
+  config: presets.CodecConfig, dtype: Any, name: str, remat: bool = False
 ) -> Upward:
   """h_s: z_hat > latent means and scales side by side, (B, H/16, W/16, 2C)."""
   return Upward(
@@ -215,12 +228,13 @@ def hyper_synthesis(
     out=2 * config.latent_channels,
     **_hyper_blocks(config),
     dtype=dtype,
+    remat=remat,
     name=name,
   )
 
 
 def synthesis_last_stage(
-  config: presets.CodecConfig, dtype: Any, name: str
+  config: presets.CodecConfig, dtype: Any, name: str, remat: bool = False
 ) -> UpwardStage:
   """The last stage of g_s as a module of its own: the ORP head."""
   return UpwardStage(
@@ -230,5 +244,6 @@ def synthesis_last_stage(
     last=True,
     **_image_blocks(config),
     dtype=dtype,
+    remat=remat,
     name=name,
   )

@@ -143,7 +143,10 @@ def prepare(
       config, codec_config, num_classes=num_classes or known_classes(config)
     )
   networks = networks_lib.Networks(
-    codec_config, discriminator_config, trainer.compute_dtype(config)
+    codec_config,
+    discriminator_config,
+    trainer.compute_dtype(config),
+    config.train.remat,
   )
   return Program(config, stage, networks, target, mesh)
 

@@ -29,16 +29,18 @@ class Networks:
     codec_config: the codec's size.
     discriminator_config: OASIS-C's size; None in stages without it.
     dtype: type of activations and products.
+    remat: see `Codec`; of the codec and the ORP head.
   """
 
   codec_config: presets.CodecConfig
   discriminator_config: discriminator_presets.DiscriminatorConfig | None = None
   dtype: Any = jnp.float32
+  remat: bool = False
 
   @property
   def codec(self) -> codec_lib.Codec:
     """The codec's module."""
-    return codec_lib.Codec(self.codec_config, self.dtype)
+    return codec_lib.Codec(self.codec_config, self.dtype, self.remat)
 
   @property
   def num_classes(self) -> int:
@@ -71,7 +73,7 @@ class Networks:
     params = {"params": variables["codec"]}
     features = self.codec.apply(params, y_hat, method="synthesis_features")
     x_gan = self.codec.apply(params, features, method="synthesis_last_stage")
-    head = orp_lib.OrpHead(self.codec_config, self.dtype)
+    head = orp_lib.OrpHead(self.codec_config, self.dtype, self.remat)
     return x_gan, head.apply({"params": variables["orp"]}, features)
 
   def segment(

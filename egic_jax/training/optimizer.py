@@ -120,8 +120,22 @@ def make_optimizer(
       raise ValueError(f"optimizer.{name}={value}: must lie in [0, 1)")
   if not clip_norm >= 0:
     raise ValueError(f"optimizer.clip_norm={clip_norm}: must not be negative")
-  clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+  clip = _clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
   return optax.chain(clip, _KINDS[kind](schedule, b1=b1, b2=b2))
+
+
+def _clip_by_global_norm(largest: float) -> optax.GradientTransformation:
+  """`optax.clip_by_global_norm`, with one factor for all.
+
+  A product with a number is computed along with what uses it; optax's choice
+  between a gradient and its quotient is one more loop for every parameter.
+  """
+
+  def clip(gradients):
+    factor = largest / jnp.maximum(optax.tree.norm(gradients), largest)
+    return jax.tree.map(lambda x: x * factor.astype(x.dtype), gradients)
+
+  return optax.stateless(lambda gradients, _: clip(gradients))
 
 
 def _matrices(params: Any) -> Any:

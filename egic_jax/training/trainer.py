@@ -111,7 +111,9 @@ def train(
       )
   workdir_lib.claim(directory, document, report=report)
 
-  networks = networks_lib.Networks(codec_config, discriminator_config, dtype)
+  networks = networks_lib.Networks(
+    codec_config, discriminator_config, dtype, config.train.remat
+  )
   drawn = {
     "global_batch_size": config.data.batch_size,
     "crop_size": config.data.crop_size,

@@ -111,6 +111,46 @@ def test_what_was_added_to_complete_a_window_changes_nothing(params):
   assert not np.allclose(run(larger)[:, :5, :6], small, atol=1e-3)
 
 
+def test_rematerialised_blocks_give_the_same(params, float64):
+  from egic_jax.models import swin
+
+  rng = np.random.default_rng(0)
+  x, weight = jnp.asarray(rng.standard_normal((2, 1, 8, 8, 16)))
+  stage = jax.tree.map(
+    lambda p: jnp.asarray(p, jnp.float64), params["analysis"]["stage_0"]
+  )
+
+  def run(remat):
+    blocks = swin.SwinBlocks(2, 2, 4, 1, jnp.float64, remat)
+
+    def loss(stage, x):
+      y = blocks.apply({"params": stage}, x)
+      return (y * weight).sum(), y
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(stage, x)
+
+  plain, anew = run(False), run(True)
+  assert jax.tree.structure(plain) == jax.tree.structure(anew)
+  for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(anew), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11)
+
+
+def test_remat_reaches_every_block_and_changes_no_parameter(params):
+  model = codec.Codec(CONFIG, remat=True)
+  shape = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+  key = jax.random.key(0)
+  shapes = jax.eval_shape(model.init, key, shape)["params"]
+  assert shapes == codec.param_shapes(CONFIG)
+  # Two transforms each way have as many blocks.
+  blocks = 2 * (sum(CONFIG.analysis_depths) + sum(CONFIG.hyper_depths))
+  for network, count in ((model, blocks), (MODEL, 0)):
+    jaxpr = jax.make_jaxpr(lambda p, x, n=network: n.apply({"params": p}, x))(
+      params, shape
+    )
+    names = [equation.primitive.name for equation in jaxpr.eqns]
+    assert sum(name in ("checkpoint", "remat2") for name in names) == count
+
+
 @pytest.mark.parametrize("size", [(63, 64), (64, 100), (32, 32)])
 def test_sides_must_be_multiples_of_64(params, size):
   with pytest.raises(ValueError, match="multiples of 64"):

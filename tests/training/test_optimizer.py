@@ -120,6 +120,20 @@ def test_clipping_bounds_what_the_moments_see():
   np.testing.assert_allclose(moment, 0.1 * np.full(4, 0.5), rtol=1e-6)
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-3, 1.0, 100.0])
+def test_clipping_is_optax_s(size):
+  gradients = {"v": jnp.array([3.0, -4.0]) * size, "w": jnp.ones(1) * size}
+  ours, plain = (
+    clip.update(gradients, clip.init(gradients))[0]
+    for clip in (
+      optimizer._clip_by_global_norm(1.0),
+      optax.clip_by_global_norm(1.0),
+    )
+  )
+  for name in gradients:
+    np.testing.assert_allclose(ours[name], plain[name], rtol=1e-6)
+
+
 def test_clipping_does_not_change_the_state_structure():
   # So that it can be switched on when a run is continued.
   params = {"w": jnp.zeros(4)}
