@@ -40,6 +40,8 @@ TRAIN = DATA + [
 # `egic aot`: the TPU compiler that goes with the installed jax.
 TPU_AOT = TRAIN + ["jax[tpu]>=0.10"]
 TEST = ["hypothesis>=6.100", "pytest>=8.0", "ruff>=0.9"]
+# Studies that compare with classical codecs, and draw.
+COMPARISON = ["bjontegaard>=1.3", "matplotlib>=3.9", "pillow-heif>=1.0"]
 # The photograph of the quick start.
 DEMO = ["scikit-image>=0.25"]
 
@@ -59,6 +61,7 @@ setuptools.setup(
     "train": TRAIN,
     "tpu-aot": TPU_AOT,
     "evaluation": [],  # The metrics need nothing beyond the core.
+    "comparison": COMPARISON,
     "demo": DEMO,
     "test": TRAIN + TEST + DEMO,
   },

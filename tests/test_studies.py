@@ -18,6 +18,7 @@ def load():
 
   def load(name):
     path = _FOLDER / name
+    sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(
       "study_" + name.removesuffix(".py").replace("/", "_"), path
     )
@@ -86,7 +87,7 @@ def test_chance(load):
 
 
 def test_gradient_energy(load):
-  energy = load("orp_alpha/run.py").gradient_energy
+  energy = load("scores.py").gradient_energy
   flat = np.full((8, 8, 3), 77, np.uint8)
   assert energy(flat) == 0
   columns = flat.copy()
@@ -94,3 +95,99 @@ def test_gradient_energy(load):
   # Every horizontal difference is 10 in luma, no vertical one.
   assert energy(columns) == pytest.approx(100)
   assert energy(columns.transpose(1, 0, 2)) == pytest.approx(100)
+
+
+def _points(qualities, log_rates):
+  return [
+    {"psnr": float(q), "bpp": float(10**r)}
+    for q, r in zip(qualities, log_rates, strict=True)
+  ]
+
+
+def test_rate_difference(load):
+  study = load("rate_difference.py")
+  grid = np.linspace(20, 35, 6)
+  anchor = _points(grid, grid / 10 - 3)
+  # One point is compared where it lies, without the package.
+  fifth_less = _points(grid, grid / 10 - 3 + np.log10(0.8))
+  one = study.rate_difference(anchor, fifth_less[2:3], "psnr")
+  assert one == pytest.approx(-20)
+  assert study.rate_difference(anchor, _points([36], [0]), "psnr") is None
+  falling = _points(grid, 3 - grid / 10)
+  assert study.rate_difference(anchor, falling, "psnr") is None
+  assert study.rate_difference(falling, anchor[:1], "psnr") is None
+
+
+def test_rate_difference_of_curves(load):
+  pytest.importorskip("bjontegaard")
+  study = load("rate_difference.py")
+  grid = np.linspace(20, 35, 6)
+  anchor = _points(grid, grid / 10 - 3)
+  fifth_less = _points(grid, grid / 10 - 3 + np.log10(0.8))
+  assert study.rate_difference(anchor, fifth_less, "psnr") == pytest.approx(-20)
+  assert study.rate_difference(
+    anchor[::-1], fifth_less, "psnr"
+  ) == pytest.approx(-20)
+  # The difference of the logarithms rises from 0 at 25 to 0.1 at 35, where both
+  # have points: 0.05 in the mean.
+  other = np.linspace(25, 40, 4)
+  steeper = _points(other, other / 10 - 3 + 0.01 * (other - 25))
+  expected = 100 * (10**0.05 - 1)
+  assert study.rate_difference(anchor, steeper, "psnr") == pytest.approx(
+    expected
+  )
+  assert study.common_range(anchor, steeper, "psnr") == (25, 35)
+  far = _points(other + 50, other)
+  assert study.rate_difference(anchor, far, "psnr") is None
+
+
+def test_scores(load):
+  scores = load("scores.py")
+  rng = np.random.default_rng(0)
+  noise = rng.integers(64, 192, (176, 180, 3), np.uint8)
+  same = scores.score(noise, noise, 990)
+  assert same["bpp"] == pytest.approx(0.25)
+  assert same["gradient"] == same["ms_ssim"] == 1 and same["detail_db"] == 0
+  half = (64 + noise // 2).astype(np.uint8)
+  softer = scores.score(noise, half, 1980)
+  # Half the contrast: a quarter of the energy, up to rounding.
+  assert softer["gradient"] == pytest.approx(0.25, abs=0.01)
+  assert softer["detail_db"] == pytest.approx(-6.02, abs=0.1)
+  mean = scores.mean([softer, {**softer, "ms_ssim": np.nan, "bpp": 1.5}])
+  assert mean["bpp"] == pytest.approx(1.0)
+  assert mean["ms_ssim"] == softer["ms_ssim"]
+  assert mean["ms_ssim_db"] == pytest.approx(
+    -10 * np.log10(1 - softer["ms_ssim"])
+  )
+
+
+def test_largest_file_within(load):
+  (jpeg,) = (c for c in load("classical.py").CODECS if c.name == "JPEG")
+  rows, columns = np.mgrid[:64, :64]
+  picture = np.stack([rows * 4, columns * 4, rows + columns], -1)
+  picture = picture.astype(np.uint8)
+  sizes = [len(jpeg.encode(picture, q)) for q in range(1, 96)]
+  limit = (sizes[0] + sizes[-1]) // 2
+  data, fits = jpeg.largest_within(picture, limit)
+  assert fits and len(data) == max(s for s in sizes if s <= limit)
+  assert jpeg.decode(data).shape == picture.shape
+  assert jpeg.largest_within(picture, sizes[0] - 1) == (
+    jpeg.encode(picture, 1),
+    False,
+  )
+
+
+def test_a_codec_that_is_missing_is_a_line(load, monkeypatch, capsys):
+  classical = load("classical.py")
+  there = next(c for c in classical.CODECS if c.name == "JPEG")
+  gone = [
+    classical.Classical("X", "X", {}, (1,), plugin="no_such_plugin"),
+    classical.Classical("AVIF", "AVIF", {}, (1,)),
+  ]
+  monkeypatch.setattr(classical, "CODECS", (*gone, there))
+  monkeypatch.setattr(classical.features, "check", lambda name: name == "jpg")
+  assert classical.available() == [there]
+  assert capsys.readouterr().out.splitlines() == [
+    "X is left out: pip install no_such_plugin",
+    "AVIF is left out: no avif",
+  ]

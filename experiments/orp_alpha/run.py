@@ -17,6 +17,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import curves
+import scores
 import study
 
 import egic_jax
@@ -68,16 +69,6 @@ PANELS = {
 }
 
 
-def gradient_energy(picture: np.ndarray) -> float:
-  """Mean squared difference of neighbouring pixels' luma; of (H, W, 3) uint8.
-
-  The sum over both directions; its ratio to the original's is 1 for a picture
-  with as much fine detail, right or wrong, and below 1 for a blurred one.
-  """
-  luma = picture.astype(np.float64) @ (0.299, 0.587, 0.114)
-  return float(sum(np.mean(np.diff(luma, axis=i) ** 2) for i in (0, 1)))
-
-
 def sweep(
   model: pathlib.Path, kodak: str, alphas: Sequence[float] = ALPHAS
 ) -> tuple[dict[float, dict[str, float]], dict[str, list[np.ndarray]]]:
@@ -95,14 +86,14 @@ def sweep(
     original = images.read(path)
     data = egic_jax.encode(codec, original)
     outputs = {alpha: egic_jax.decode(codec, data, alpha) for alpha in alphas}
-    energy = gradient_energy(original)
+    energy = scores.gradient_energy(original)
     for alpha, output in outputs.items():
       rows[alpha].append(
         (
           8 * len(data) / (original.shape[0] * original.shape[1]),
           quality.psnr(original, output),
           quality.ms_ssim(original, output),
-          gradient_energy(output) / energy,
+          scores.gradient_energy(output) / energy,
         )
       )
     if path.stem in wanted:

@@ -38,7 +38,7 @@ def main() -> None:
     "--json",
     str(workdir / "kodak.json"),
   )
-  study.script("stage1_mse/classical.py", "--images", args.kodak)
+  study.script("classical.py", "--images", args.kodak)
 
 
 if __name__ == "__main__":

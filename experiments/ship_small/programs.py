@@ -1,0 +1,191 @@
+"""Many updates of a stage as one compiled program, pictures and all."""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import plan
+import squares
+
+from egic_jax.training import networks as networks_lib
+from egic_jax.training import objectives, optimizer, stages, steps
+from egic_jax.training import state as state_lib
+
+
+class _Factor(NamedTuple):
+  """What the learning rate is multiplied by; set before each update."""
+
+  factor: jax.Array
+
+
+def _follow_progress() -> optax.GradientTransformation:
+  return optax.GradientTransformation(
+    init=lambda _: _Factor(jnp.ones(())),
+    update=lambda updates, state, params=None: (
+      jax.tree.map(lambda update: update * state.factor, updates),
+      state,
+    ),
+  )
+
+
+def _set_factor(opt_state, factor):
+  return {
+    name: (inner, _Factor(factor)) for name, (inner, _) in opt_state.items()
+  }
+
+
+def make_optimizers(
+  stage: stages.Stage, stage_plan: plan.StagePlan
+) -> dict[str, optax.GradientTransformation]:
+  """Optimisers by name, the last of whose states is the factor of the rate."""
+  optimizers = {}
+  for update in stage.updates:
+    # Only where two train against each other.
+    against = update.optimizer == "discriminator" and len(stage.updates) > 1
+    scale = stage_plan.discriminator_scale if against else 1.0
+    schedule = optimizer.make_schedule(
+      learning_rate=stage_plan.learning_rate * scale,
+      final_learning_rate=0.0,
+      final_fraction=0.0,
+      warmup_steps=stage_plan.warmup_steps,
+      steps=1,
+    )
+    made = optimizer.make_optimizer(
+      kind=stage_plan.kind,
+      schedule=schedule,
+      b1=0.9,
+      b2=0.999,
+      clip_norm=stage_plan.clip_norm,
+    )
+    optimizers[update.optimizer] = optax.chain(made, _follow_progress())
+  return optimizers
+
+
+class StageProgram:
+  """What a stage does to its state; compiled when it is first needed."""
+
+  def __init__(
+    self,
+    name: str,
+    settings: plan.Settings,
+    networks: networks_lib.Networks,
+    atlas: squares.Atlas,
+  ):
+    """Compiles nothing yet.
+
+    Args:
+      name: of the stage.
+      settings: of all.
+      networks: the networks.
+      atlas: pictures to train on, in the device's memory.
+    """
+    self.stage = stages.get_stage(name)
+    self.plan = settings.stages[name]
+    self._settings = settings
+    self._networks = networks
+    self._atlas = atlas
+    self.optimizers = make_optimizers(self.stage, self.plan)
+    self._compiled = None
+
+  def batch(self, key: jax.Array, atlas: squares.Atlas) -> objectives.Batch:
+    """A batch of random squares; pure."""
+    return squares.draw(
+      key,
+      atlas,
+      count=self.plan.batch_size,
+      size=self._settings.crop_size,
+      labelled=self.stage.needs_labels,
+      augmentation=self.plan.augmentation,
+    )
+
+  def create(self, params: dict[str, Any], seed: int) -> state_lib.TrainState:
+    """The state before the first update."""
+    return state_lib.create(
+      params,
+      self._networks.init_spectral(params, seed),
+      stage=self.stage,
+      optimizers=self.optimizers,
+      ema_decay=self.plan.ema_decay,
+    )
+
+  def state_shapes(self) -> state_lib.TrainState:
+    """The shapes of `create`."""
+    params = self._networks.param_shapes(self.stage.params)
+    return jax.eval_shape(
+      lambda params, spectral: state_lib.create(
+        params,
+        spectral,
+        stage=self.stage,
+        optimizers=self.optimizers,
+        ema_decay=self.plan.ema_decay,
+      ),
+      params,
+      self._networks.spectral_shapes(params),
+    )
+
+  def compile(self, state: state_lib.TrainState, key: jax.Array) -> float:
+    """Compiles for states like this one; the seconds that took."""
+    start = time.monotonic()
+    update = steps.make_train_step(
+      self.stage,
+      losses=objectives.make_losses(self._networks, self._settings.weights),
+      optimizers=self.optimizers,
+      ema_decay=self.plan.ema_decay,
+    )
+
+    def one(state, atlas, key, origin, slope):
+      factor = plan.rate_factor(origin + slope * state.step, self.plan.hold)
+      state = state.replace(opt_state=_set_factor(state.opt_state, factor))
+      pictures, noise = jax.random.fold_in(key, 1), jax.random.fold_in(key, 0)
+      batch = self.batch(jax.random.fold_in(pictures, state.step), atlas)
+      return update(state, batch, noise, {})
+
+    def many(state, atlas, key, count, origin, slope):
+      _, shapes = jax.eval_shape(one, state, atlas, key, origin, slope)
+      sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+      def add_one(_, carry):
+        state, sums = carry
+        state, metrics = one(state, atlas, key, origin, slope)
+        return state, jax.tree.map(jnp.add, sums, metrics)
+
+      state, sums = jax.lax.fori_loop(0, count, add_one, (state, sums))
+      return state, jax.tree.map(lambda x: x / count, sums)
+
+    arguments = (state, self._atlas, key, *_scalars(1, 0.0, 0.0))
+    jitted = jax.jit(many, donate_argnums=0)
+    self._compiled = jitted.lower(*arguments).compile()
+    return time.monotonic() - start
+
+  def __call__(
+    self,
+    state: state_lib.TrainState,
+    key: jax.Array,
+    *,
+    count: int,
+    origin: float,
+    slope: float,
+  ) -> tuple[state_lib.TrainState, dict[str, float]]:
+    """Makes *count* updates.
+
+    Args:
+      state: given up.
+      key: of all of the stage; each update folds its number in.
+      count: updates.
+      origin, slope: update number n is made at the part origin + slope * n of
+        the stage.
+
+    Returns:
+      The state, and the means of what the losses report.
+    """
+    state, metrics = self._compiled(
+      state, self._atlas, key, *_scalars(count, origin, slope)
+    )
+    return state, {k: float(v) for k, v in jax.device_get(metrics).items()}
+
+
+def _scalars(count, origin, slope):
+  return np.int32(count), np.float32(origin), np.float32(slope)

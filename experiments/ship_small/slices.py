@@ -1,0 +1,479 @@
+"""One slice of the training: as much as the minutes allow, then saved."""
+
+import dataclasses
+import math
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import curves_file
+import jax
+import jax.numpy as jnp
+import numpy as np
+import photographs
+import plan
+import programs
+import saved
+import squares
+
+from egic_jax.training import errors, initial, panels, sharding, views
+from egic_jax.training import networks as networks_lib
+from egic_jax.training import state as state_lib
+from egic_jax.training import stop_signal as stop_signal_lib
+
+Report = Callable[[str], None]
+
+CURVES, PLOT, SAMPLES = "curves.csv", "curves.png", "samples.png"
+# Squares to measure on: one at each level of quality.
+_NUM_SAMPLES = plan.RATE_LEVELS
+_MAX_RETRIES = 3
+# Until one was timed.
+_FIRST_SAVE_SECONDS = 8.0
+_REPORT_SECONDS = 10.0
+
+
+def make_networks(
+  settings: plan.Settings, num_classes: int
+) -> networks_lib.Networks:
+  """The networks of all stages; *num_classes* without void."""
+  discriminator = dataclasses.replace(
+    settings.discriminator,
+    num_classes=num_classes,
+    latent_channels=settings.codec.latent_channels,
+  )
+  return networks_lib.Networks(settings.codec, discriminator, settings.dtype)
+
+
+def load_atlases(
+  packs: Sequence[pathlib.Path], report: Report
+) -> tuple[tuple[str, ...], squares.Atlas, squares.Atlas, str]:
+  """Classes, atlas to train on (on the device), atlas to measure on, name."""
+  start = time.monotonic()
+  classes, pictures, identity = photographs.read(packs)
+  training = squares.make_atlas(pictures["train"])
+  validation = squares.make_atlas(pictures["validation"])
+  report(
+    f"{training.num_pictures} photographs to train on, {training.num_labelled}"
+    f" with a label map, {training.pixels.nbytes / 2**20:.0f} MiB decoded in"
+    f" {time.monotonic() - start:.1f} s; {validation.num_pictures} to measure"
+    f" on; {len(classes) - 1} classes"
+  )
+  return classes, jax.device_put(training), validation, identity
+
+
+class Slice:
+  """A training that goes on from its newest save."""
+
+  def __init__(
+    self,
+    settings: plan.Settings,
+    *,
+    size: str,
+    packs: Sequence[pathlib.Path],
+    out: pathlib.Path,
+    start_from: pathlib.Path | None = None,
+    length: plan.Length,
+    seconds: float,
+    started: float,
+    max_updates: int | None = None,
+    report: Report,
+  ):
+    """Reads photographs and the newest save.
+
+    Args:
+      settings: what to train and how.
+      size: their name; a save of another is refused.
+      packs: folders that `photographs.pack` wrote.
+      out: where saves go. One that is there already comes first.
+      start_from: a save, or a folder of saves, to start from otherwise.
+      length: of all stages together.
+      seconds: of this slice, from *started* on.
+      started: a time of time.monotonic.
+      max_updates: of this slice; None for no limit.
+      report: told each line for the user.
+
+    Raises:
+      ValueError: no photographs, or a save that does not fit.
+    """
+    self._settings = settings
+    self._out = out
+    self._length = length
+    self._deadline = started + seconds
+    self._marked = started
+    self._left = max_updates
+    self._report = report
+    classes, self._atlas, self._validation, identity = load_atlases(
+      packs, report
+    )
+    self._networks = make_networks(settings, len(classes) - 1)
+    self._mesh = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
+    self._save_seconds = _FIRST_SAVE_SECONDS
+    self._panel_seconds = 0.0
+    self._samples = b""
+    self._position = {
+      "size": size,
+      "stage": next(iter(settings.stages)),
+      "update": 0,
+      "updates": 0,
+      "images": 0,
+      "seconds": 0.0,
+      "spent": {name: 0.0 for name in settings.stages},
+      "planned": {},
+      "total": length.total,
+      "slices": 0,
+      "saves": 0,
+      "retries": 0,
+      "compile_seconds": 0.0,
+    }
+    self._curves = curves_file.Curves()
+    self._kept: dict[str, Any] = {}
+    self._state: state_lib.TrainState | None = None
+    source = saved.newest(out) or (start_from and saved.newest(start_from))
+    if start_from and not source:
+      raise ValueError(f"--from={start_from}: holds no save")
+    if source:
+      self._resume(source)
+      if self._position["data"] != identity:
+        report("other photographs than in the slice before: new squares")
+    self._position["data"] = identity
+    self._position["classes"] = list(classes)
+    self._position["slices"] += 1
+
+  def run(self) -> bool:
+    """Trains until the slice or all stages are over.
+
+    Returns:
+      Whether all stages are done.
+
+    Raises:
+      errors.TrainingError: losses are not finite, again and again.
+    """
+    with stop_signal_lib.StopSignal(self._report) as self._stop:
+      is_first = True
+      while self._position["stage"]:
+        needed = 1.5 * self._position["compile_seconds"] + self._reserve()
+        if not is_first and (self._is_over() or self._seconds_left() < needed):
+          self._report("the next stage is left to the next slice")
+          return False
+        is_first = False
+        if not self._train_stage(self._position["stage"]):
+          return False
+    self._report(
+      f"all stages are done: {self._position['updates']} updates,"
+      f" {self._position['images']:,} squares,"
+      f" {self._position['seconds'] / 60:.1f} minutes"
+    )
+    return True
+
+  def _train_stage(self, name):
+    """Goes on with a stage; whether it is finished."""
+    program = programs.StageProgram(
+      name, self._settings, self._networks, self._atlas
+    )
+    number = list(self._settings.stages).index(name)
+    key = jax.random.fold_in(jax.random.key(self._settings.seed), number)
+    if self._state is None:
+      self._state = jax.device_put(self._new_state(program, key))
+    key = jax.random.fold_in(key, self._position["retries"])
+    seconds = program.compile(self._state, key)
+    self._position["compile_seconds"] = max(
+      seconds, self._position["compile_seconds"]
+    )
+    self._report(f"{name}: compiled in {seconds:.1f} s")
+    labelled = program.stage.needs_labels
+    sampler_folder = tempfile.TemporaryDirectory()
+    sampler = panels.Sampler(
+      views.make_views(self._networks)[program.stage.view],
+      self._measured_on(labelled),
+      self._mesh,
+      pathlib.Path(sampler_folder.name),
+      self._curves,
+    )
+    planned = self._planned(name)
+    pace = None
+    reported = saved_at = shown = time.monotonic()
+    with sampler_folder:
+      while True:
+        count = self._next_count(pace, name, planned)
+        if count:
+          origin, slope = self._progress(pace, name, planned)
+          start = time.monotonic()
+          self._state, metrics = program(
+            self._state, key, count=count, origin=origin, slope=slope
+          )
+          last = (time.monotonic() - start) / count
+          # The first call also loads the program.
+          pace = last if pace is None else 0.5 * (pace + last)
+          if not all(np.isfinite(value) for value in metrics.values()):
+            return self._retry(metrics)
+          self._count(count, count * program.plan.batch_size)
+          self._mark(name)
+          now = time.monotonic()
+          if now - reported > _REPORT_SECONDS or self._is_done(name, planned):
+            reported = now
+            self._write(name, metrics | {"updates_per_second": 1 / last})
+        done = self._is_done(name, planned)
+        over = not done and (not count or self._is_over())
+        now = time.monotonic()
+        every = self._settings.panel_seconds
+        if now - shown > every or (done and math.isfinite(every)):
+          if self._seconds_left() > self._reserve() + self._panel_seconds:
+            self._show(sampler, name)
+          shown = time.monotonic()
+        if done:
+          self._finish(name)
+        if done or over or now - saved_at > self._settings.save_seconds:
+          self._save()
+          saved_at = time.monotonic()
+        if done or over:
+          return done
+
+  def _new_state(self, program, key):
+    batch = jax.jit(program.batch)(jax.random.fold_in(key, 1), self._atlas)
+    batch = sharding.global_batch(jax.device_get(batch), self._mesh)
+    stage = program.stage
+    start = initial.Start(
+      {g: self._kept[g] for g in stage.params if g in self._kept},
+      only_segmented={"codec", "discriminator"} <= set(stage.params)
+      and "discriminator" in self._kept,
+    )
+    params = initial.complete(
+      start,
+      stage,
+      self._networks,
+      seed=self._settings.seed,
+      batch=batch,
+      mesh=self._mesh,
+    )
+    params = jax.device_get(params)
+    return jax.device_get(program.create(params, self._settings.seed))
+
+  def _measured_on(self, labelled):
+    return jax.device_get(
+      squares.middles(
+        self._validation,
+        count=_NUM_SAMPLES,
+        size=self._settings.crop_size,
+        labelled=labelled,
+      )
+    )
+
+  # Time.
+
+  def _planned(self, name):
+    """The length of a stage, fixed at its first update.
+
+    What was compiled and read until then is nobody's share; what later slices
+    need to start again is.
+    """
+    position = self._position
+    gone = position["seconds"] + time.monotonic() - self._marked
+    if self._length.counts_updates:
+      gone = position["updates"] - position["update"]
+    if not position["update"] or name not in position["planned"]:
+      self._mark(name)
+      position["spent"][name] = 0.0
+      position["planned"][name] = self._length.of_stage(
+        self._settings, name, gone
+      )
+    elif position["total"] != self._length.total:
+      # More minutes than were thought of, or fewer: the stage gets its share.
+      position["planned"][name] += self._length.of_stage(
+        self._settings, name
+      ) * (1.0 - position["total"] / self._length.total)
+    position["total"] = self._length.total
+    return position["planned"][name]
+
+  def _seconds_left(self):
+    return self._deadline - time.monotonic()
+
+  def _reserve(self):
+    """Seconds to be left for the last save, and for ending."""
+    return 1.5 * self._save_seconds + 1.0
+
+  def _is_over(self):
+    return self._stop.received or self._left == 0 or self._seconds_left() <= 0
+
+  def _spent(self, name):
+    """Of a stage, in the unit of the plan."""
+    if self._length.counts_updates:
+      return self._position["update"]
+    return self._position["spent"][name]
+
+  def _is_done(self, name, planned):
+    return self._spent(name) >= planned
+
+  def _next_count(self, pace, name, planned):
+    """Updates of the next dispatch; 0 if there is no time for one."""
+    left = planned - self._spent(name)
+    if self._is_over() or left <= 0:
+      return 0
+    count = 1
+    if pace is not None:
+      count = max(int(self._settings.dispatch_seconds / pace), 1)
+      count = min(count, int((self._seconds_left() - self._reserve()) / pace))
+      if not self._length.counts_updates:
+        count = min(count, int(left / pace) + 1)
+    elif self._seconds_left() < self._reserve():
+      return 0
+    if self._length.counts_updates:
+      count = min(count, left)
+    if self._left is not None:
+      count = min(count, self._left)
+    return max(count, 0)
+
+  def _progress(self, pace, name, planned):
+    """(origin, slope) of the part of the stage that is over at an update."""
+    if self._length.counts_updates:
+      return 0.0, 1.0 / planned
+    self._mark(name)
+    slope = (pace or 0.0) / planned
+    part = self._position["spent"][name] / planned
+    return part - slope * self._position["update"], slope
+
+  def _mark(self, name):
+    """Counts the time since the last call as that of a stage."""
+    now = time.monotonic()
+    self._position["spent"][name] += now - self._marked
+    self._position["seconds"] += now - self._marked
+    self._marked = now
+
+  # What is written.
+
+  def _count(self, count, images):
+    self._position["update"] += count
+    self._position["updates"] += count
+    self._position["images"] += images
+    if self._left is not None:
+      self._left -= count
+
+  def _write(self, name, metrics):
+    position = self._position
+    self._curves.at(position["seconds"], position["slices"], name)
+    self._curves.write_scalars(position["update"], metrics)
+    shown = "  ".join(f"{k} {v:.4g}" for k, v in sorted(metrics.items()))
+    self._report(
+      f"{position['seconds']:7.1f} s  {name} {position['update']}: {shown}"
+    )
+
+  def _show(self, sampler, name):
+    start = time.monotonic()
+    self._curves.at(self._position["seconds"], self._position["slices"], name)
+    line = sampler(self._position["update"], self._state.variables)
+    path = pathlib.Path(line.rpartition("  ")[2])
+    self._samples = path.read_bytes()
+    path.unlink()
+    self._report(line.rpartition("  ")[0])
+    self._panel_seconds = time.monotonic() - start
+
+  def _finish(self, name):
+    """Keeps what a stage has trained and goes on to the next."""
+    variables = jax.device_get(self._state.variables)
+    del variables["spectral"]
+    self._kept |= variables
+    self._state = None
+    names = [*self._settings.stages, ""]
+    self._mark(name)
+    self._position["stage"] = names[names.index(name) + 1]
+    self._position["update"] = 0
+
+  def _save(self):
+    start = time.monotonic()
+    if self._position["stage"] and self._state is not None:
+      self._mark(self._position["stage"])
+    self._position["saves"] += 1
+    now, others = {}, {}
+    if self._state is not None:
+      state = jax.device_get(self._state)
+      now = state.params
+      others = {
+        "opt_state": state.opt_state,
+        "ema": state.ema,
+        "spectral": state.spectral,
+      }
+    kept = {k: v for k, v in self._kept.items() if k not in now}
+    files = {CURVES: self._curves.to_csv(), PLOT: self._curves.to_png()}
+    files[SAMPLES] = self._samples
+    folder = saved.save(
+      self._out,
+      params={"now": now, "kept": kept},
+      others=others,
+      position=self._position,
+      moments=self._settings.moments,
+      attachments={name: data for name, data in files.items() if data},
+    )
+    self._save_seconds = time.monotonic() - start
+    self._report(f"saved {folder} in {self._save_seconds:.1f} s")
+
+  def _resume(self, source):
+    params, others, position = saved.load(source)
+    if position["size"] != self._position["size"]:
+      raise ValueError(
+        f"{source}: a training of --size={position['size']}, not"
+        f" {self._position['size']}"
+      )
+    self._position = {k: v for k, v in position.items() if k != "lean"}
+    curves = source / CURVES
+    if curves.is_file():
+      self._curves = curves_file.Curves(curves.read_text())
+    if (source / SAMPLES).is_file():
+      self._samples = (source / SAMPLES).read_bytes()
+    program = None
+    groups = {name.split("/")[1] for name in params if name.startswith("kept")}
+    shapes = {"now": {}, "kept": self._networks.param_shapes(tuple(groups))}
+    if position["stage"]:
+      program = programs.StageProgram(
+        position["stage"], self._settings, self._networks, self._atlas
+      )
+      if any(name.startswith("now") for name in params):
+        shapes["now"] = program.state_shapes().params
+    trees = saved.fill(shapes, params)
+    self._kept, state = trees["kept"], None
+    if trees["now"]:
+      if others is None or position.get("lean"):
+        self._report("without moments and averages: they start anew")
+        state = program.create(trees["now"], self._settings.seed)
+      else:
+        whole = program.state_shapes()
+        found = saved.fill(
+          {
+            "opt_state": whole.opt_state,
+            "ema": whole.ema,
+            "spectral": whole.spectral,
+          },
+          others,
+        )
+        state = whole.replace(params=trees["now"], **found)
+      step = jnp.asarray(position["update"], jnp.int32)
+      self._state = jax.device_put(state.replace(step=step))
+    self._report(
+      f"going on from {source}: {position['stage'] or 'all stages done'},"
+      f" update {position['update']}, {position['seconds'] / 60:.1f} minutes"
+    )
+
+  def _retry(self, metrics):
+    """Back to the last save with other squares; False: the slice goes on."""
+    bad = ", ".join(k for k, v in metrics.items() if not np.isfinite(v))
+    source = saved.newest(self._out)
+    retries = self._position["retries"] + 1
+    if source is None or retries > _MAX_RETRIES:
+      raise errors.TrainingError(
+        f"{bad} not finite; the last save, {source}, is untouched. Try a smaller"
+        " learning rate in plan.py"
+      )
+    self._report(f"{bad} not finite: back to the last save, other squares")
+    kept = ("seconds", "spent", "slices", "data", "classes")
+    kept = {name: self._position[name] for name in kept}
+    self._state = None
+    self._resume(source)
+    self._position |= kept | {"retries": retries}
+    return self._train_stage(self._position["stage"])
+
+
+def replace_dtype(settings: plan.Settings, name: str) -> plan.Settings:
+  """Settings with another type of activations: "float32" or "bfloat16"."""
+  if name not in ("float32", "bfloat16"):
+    raise ValueError(f"--dtype={name}: must be float32 or bfloat16")
+  return dataclasses.replace(settings, dtype=jnp.dtype(name))
