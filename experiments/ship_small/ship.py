@@ -52,7 +52,9 @@ def ship(args: argparse.Namespace) -> pathlib.Path:
       raise ValueError(
         f"{args.compared}: is of model {found['model']}, this is {fingerprint}"
       )
-    means = [round(point["bpp"], 4) for point in found["curves"]["egic"]]
+    # The same bytes whatever the alpha.
+    ours = next(k for k in found["curves"] if k.startswith("egic"))
+    means = [round(point["bpp"], 4) for point in found["curves"][ours]]
     metadata["bpp"] = json.dumps(means)
     model = model_file.build_model(
       source.config, source.params, metadata, half=True

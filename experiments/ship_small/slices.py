@@ -370,7 +370,8 @@ class Slice:
 
   def _finish(self, name):
     """Keeps what a stage has trained and goes on to the next."""
-    variables = jax.device_get(self._state.variables)
+    # Copies: what the CPU backend hands out may be its own, donated memory.
+    variables = jax.tree.map(np.array, self._state.variables)
     del variables["spectral"]
     self._kept |= variables
     self._state = None
