@@ -240,7 +240,7 @@ def test_stage_0_has_no_codec(runs):
     (
       "tiny_orp",
       ("train.init_from={stage2}", "model.preset=tiny"),
-      "differs from model.preset in analysis_depths .*here",
+      "differs from this one in analysis_depths .*here",
     ),
     (
       "tiny_gan",
