@@ -89,7 +89,7 @@ def get_config() -> ConfigDict:
   config.loss.rate_weight = 1.0
   # With model.rate_levels, instead of distortion_weight: at the lowest and at
   # the highest quality; pictures of a batch are spread over all of them.
-  config.loss.distortion_range = (0.00025, 0.016)
+  config.loss.distortion_range = (0.00025, 0.03)
   config.loss.lpips_weight = 1.0
   # "alex" or "vgg"; its files as handed out (the classifier's and the heads'
   # .pth), and the SHA-256 of each or the first digits of it, to be checked.

@@ -45,7 +45,7 @@ class LossWeights:
   """
 
   distortion: float = 0.00234375
-  distortion_range: tuple[float, float] = (0.00025, 0.016)
+  distortion_range: tuple[float, float] = (0.00025, 0.03)
   rate: float = 1.0
   lpips: float = 0.0
   lpips_network: str = "alex"
