@@ -8,6 +8,7 @@ that their files can be decoded.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 
@@ -55,10 +56,8 @@ def ship(args: argparse.Namespace) -> pathlib.Path:
     # The same bytes whatever the alpha.
     ours = next(k for k in found["curves"] if k.startswith("egic"))
     means = [round(point["bpp"], 4) for point in found["curves"][ours]]
-    metadata["bpp"] = json.dumps(means)
-    model = model_file.build_model(
-      source.config, source.params, metadata, half=True
-    )
+    metadata = model.metadata | {"bpp": json.dumps(means)}
+    model = dataclasses.replace(model, metadata=metadata)
   before = catalog.find(args.name)
   if before is not None and before.fingerprint != fingerprint:
     raise ValueError(
