@@ -58,9 +58,10 @@ def programs(config: presets.CodecConfig) -> Programs:
 
   def apply(params, *args, method, **extents_of_args):
     # Where programs are found on disk, Flax is not even imported.
-    from egic_jax.models import codec
+    from egic_jax.models import codec, swin
 
-    return codec.Codec(config).apply(
+    execution = swin.Execution.of_inference(jax.default_backend())
+    return codec.Codec(config, execution=execution).apply(
       {"params": params}, *args, **extents_of_args, method=method
     )
 
@@ -109,7 +110,7 @@ def programs(config: presets.CodecConfig) -> Programs:
     return to_uint8(apply(params, y_hat, method="synthesis", valid=valid))
 
   def synthesis_orp(params, orp_params, y_hat, alpha, valid):
-    from egic_jax.models import orp
+    from egic_jax.models import orp, swin
 
     features = apply(
       params,
@@ -119,7 +120,10 @@ def programs(config: presets.CodecConfig) -> Programs:
     )
     valid = extents.scaled(valid, pixels // 2)
     x_gan = apply(params, features, method="synthesis_last_stage", valid=valid)
-    x_mse = orp.OrpHead(config).apply({"params": orp_params}, features, valid)
+    head = orp.OrpHead(
+      config, execution=swin.Execution.of_inference(jax.default_backend())
+    )
+    x_mse = head.apply({"params": orp_params}, features, valid)
     return to_uint8(orp.interpolate(x_gan, x_mse, alpha))
 
   def bits(params, y, z, valid, coded):

@@ -22,6 +22,7 @@ from egic_jax.models import (
   presets,
   rate_gains,
   slice_loop,
+  swin,
   transforms,
 )
 from egic_jax.ops import extents, quantization
@@ -69,25 +70,26 @@ class Codec(nn.Module):
     config: the size.
     dtype: type in which the transforms compute. The entropy model (h_s, slice
       networks, densities) is float32 regardless: it decides symbols.
-    remat: whether the backward pass computes Swin blocks anew instead of
-      keeping what they computed, to save memory.
+    execution: how Swin blocks are evaluated, for speed or for memory.
   """
 
   config: presets.CodecConfig
   dtype: Any = jnp.float32
-  remat: bool = False
+  execution: swin.Execution = swin.Execution()
 
   def setup(self):
-    config, remat = self.config, self.remat
-    self._analysis = transforms.analysis(config, self.dtype, "analysis", remat)
+    config, execution = self.config, self.execution
+    self._analysis = transforms.analysis(
+      config, self.dtype, "analysis", execution
+    )
     self._synthesis = transforms.synthesis(
-      config, self.dtype, "synthesis", remat
+      config, self.dtype, "synthesis", execution
     )
     self._hyper_analysis = transforms.hyper_analysis(
-      config, self.dtype, "hyper_analysis", remat
+      config, self.dtype, "hyper_analysis", execution
     )
     self._hyper_synthesis = transforms.hyper_synthesis(
-      config, jnp.float32, "hyper_synthesis", remat
+      config, jnp.float32, "hyper_synthesis", execution
     )
     self._charm = charm.Charm(config, name="charm")
     shapes = factorized.param_shapes(config.hyper_width)

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from egic_jax.models import presets, transforms
+from egic_jax.models import presets, swin, transforms
 from egic_jax.ops import extents
 
 
@@ -20,14 +20,14 @@ class OrpHead(nn.Module):
 
   config: presets.CodecConfig
   dtype: Any = jnp.float32
-  remat: bool = False
+  execution: swin.Execution = swin.Execution()
 
   @nn.compact
   def __call__(
     self, features: jax.Array, valid: extents.Extent | None = None
   ) -> jax.Array:
     head = transforms.synthesis_last_stage(
-      self.config, self.dtype, "head", self.remat
+      self.config, self.dtype, "head", self.execution
     )
     return head(jax.lax.stop_gradient(features), valid)
 

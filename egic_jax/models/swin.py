@@ -6,12 +6,15 @@ type that products are computed in. `valid` is the extent of the map that counts
 (`ops.extents`), in tokens.
 """
 
+import dataclasses
 import functools
+import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from egic_jax.ops import (
   attention,
@@ -41,20 +44,48 @@ class LayerNorm(nn.Module):
 dense = functools.partial(nn.Dense, dot_general=linear.dot_general)
 
 
+@dataclasses.dataclass(frozen=True)
+class Execution:
+  """How Swin blocks are evaluated. Values and parameters are the same.
+
+  Attributes:
+    remat: the backward pass computes each block anew, from its input, which is
+      all that is kept of it.
+    chunked: a block's windows are taken in turn, as many at a time as a
+      processor's cache holds, so that what one layer makes is still there when
+      the next one reads it. For the CPU; an accelerator has better uses for
+      many windows. With `remat`, no more than one chunk's activations are ever
+      held in the backward pass.
+  """
+
+  remat: bool = False
+  chunked: bool = False
+
+  @classmethod
+  def of_inference(cls, platform: str) -> "Execution":
+    """What is fastest without gradients on "cpu", "gpu" or "tpu"."""
+    return cls(chunked=platform == "cpu")
+
+  @classmethod
+  def of_training(cls, platform: str, devices: int, remat: bool) -> "Execution":
+    """What serves a training on this many devices; `remat` is the user's."""
+    # Chunks of windows that several devices hold would have to be gathered.
+    return cls(remat, chunked=remat and platform == "cpu" and devices == 1)
+
+
 class WindowAttention(nn.Module):
   """Self-attention in windows with a learned relative position bias."""
 
   num_heads: int
   window: int
-  shift: int
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, valid: extents.Extent | None = None
+    self, x: jax.Array, regions: np.ndarray | jax.Array | None
   ) -> jax.Array:
-    """(B, H, W, C) > (B, H, W, C)."""
-    _, height, width, channels = x.shape
+    """(N, tokens, C) > (N, tokens, C); `regions` as in `window_attention`."""
+    channels = x.shape[-1]
     tokens = self.window**2
     table = self.param(
       "relative_position_bias",
@@ -63,13 +94,9 @@ class WindowAttention(nn.Module):
     )
     bias = table[windows.relative_position_index(self.window).reshape(-1)]
     bias = bias.reshape(tokens, tokens, self.num_heads).transpose(2, 0, 1)
-    regions = windows.regions(height, width, self.window, self.shift, valid)
-
-    x = windows.partition(x, self.window, self.shift)
     qkv = dense(3 * channels, dtype=self.dtype, name="qkv")(x)
     x = attention.window_attention(qkv, bias, regions, num_heads=self.num_heads)
-    x = dense(channels, dtype=self.dtype, name="proj")(x)
-    return windows.merge(x, self.window, height, width, self.shift)
+    return dense(channels, dtype=self.dtype, name="proj")(x)
 
 
 class SwinBlock(nn.Module):
@@ -80,16 +107,51 @@ class SwinBlock(nn.Module):
   shift: int
   mlp_ratio: int = 4
   dtype: Any = jnp.float32
+  execution: Execution = Execution()
 
   @nn.compact
   def __call__(
     self, x: jax.Array, valid: extents.Extent | None = None
   ) -> jax.Array:
     """(B, H, W, C) > (B, H, W, C)."""
+    _, height, width, channels = x.shape
+    regions = windows.regions(height, width, self.window, self.shift, valid)
+    x = windows.partition(x, self.window, self.shift)
+    count = 1
+    if self.execution.chunked:
+      count = _chunk_count(x.shape[0], self.window**2 * channels)
+    # Lifted transformations of Flax take functions of the module.
+    compute = SwinBlock._compute
+    if self.execution.remat:
+      compute = nn.remat(compute)
+    if count > 1:
+      x = self._chunk_by_chunk(compute, x, regions, count)
+    else:
+      x = compute(self, x, regions)
+    return windows.merge(x, self.window, height, width, self.shift)
+
+  def _chunk_by_chunk(self, compute, x, regions, count):
+    """`compute` of `count` equal parts of the windows, in a loop."""
+    if regions is not None:
+      regions = jnp.tile(regions, (x.shape[0] // regions.shape[0], 1))
+    chunks = jax.tree.map(
+      lambda a: a.reshape(count, -1, *a.shape[1:]), (x, regions)
+    )
+
+    scan = nn.scan(
+      lambda block, _, chunk: (None, compute(block, *chunk)),
+      variable_broadcast="params",
+      split_rngs={"params": False},
+    )
+    _, chunks = scan(self, None, chunks)
+    return chunks.reshape(x.shape)
+
+  def _compute(self, x, regions):
+    """(N, tokens, C) > (N, tokens, C): everything that a block computes."""
     channels = x.shape[-1]
     x = x + WindowAttention(
-      self.num_heads, self.window, self.shift, self.dtype, name="attention"
-    )(LayerNorm(self.dtype, name="norm1")(x), valid)
+      self.num_heads, self.window, self.dtype, name="attention"
+    )(LayerNorm(self.dtype, name="norm1")(x), regions)
     hidden = dense(
       self.mlp_ratio * channels,
       dtype=self.dtype,
@@ -100,35 +162,50 @@ class SwinBlock(nn.Module):
 
 
 class SwinBlocks(nn.Module):
-  """`depth` blocks of one width; every second one with shifted windows.
-
-  With `remat` the backward pass computes each block anew, from its input, which
-  is all that is kept of it. Values and parameters are the same.
-  """
+  """`depth` blocks of one width; every second one with shifted windows."""
 
   depth: int
   num_heads: int
   window: int
   mlp_ratio: int = 4
   dtype: Any = jnp.float32
-  remat: bool = False
+  execution: Execution = Execution()
 
   @nn.compact
   def __call__(
     self, x: jax.Array, valid: extents.Extent | None = None
   ) -> jax.Array:
     """(B, H, W, C) > (B, H, W, C)."""
-    block = nn.remat(SwinBlock) if self.remat else SwinBlock
     for i in range(self.depth):
-      x = block(
+      x = SwinBlock(
         self.num_heads,
         self.window,
         shift=self.window // 2 if i % 2 else 0,
         mlp_ratio=self.mlp_ratio,
         dtype=self.dtype,
+        execution=self.execution,
         name=f"block_{i}",
       )(x, valid)
     return x
+
+
+# Numbers of a chunk's input, 1.5 MB: its hidden layer of four times the width,
+# queries, keys, values and weights then share some 16 MB of cache.
+_CHUNK_ELEMENTS = 48 * 64 * 128
+
+
+def _chunk_count(count: int, elements: int) -> int:
+  """Into how many equal chunks to cut `count` windows of `elements` numbers.
+
+  The divisor of `count` whose chunks come nearest to what the cache holds; 1 if
+  none is within a factor of 2.
+  """
+  wanted = count * elements / _CHUNK_ELEMENTS
+  best = min(
+    (n for n in range(1, count + 1) if count % n == 0),
+    key=lambda n: abs(math.log(n / wanted)),
+  )
+  return best if 0.5 <= best / wanted <= 2 else 1
 
 
 class PatchMerging(nn.Module):

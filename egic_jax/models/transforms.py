@@ -4,7 +4,7 @@ SwinT-ChARM (Zhu, Yang, Cohen, ICLR 2022): downwards a 2x2 stride-2 convolution,
 then stages of Swin blocks with a PatchMerging between two; upwards stages of
 Swin blocks, each ending in a PatchSplitting, the last in a PatchUnpack. `valid`
 is the extent of a transform's input that counts (`ops.extents`), in its
-elements; `remat` is that of `swin.SwinBlocks`.
+elements; `execution` is how blocks are evaluated (`swin.Execution`).
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class Downward(nn.Module):
   head_width: int
   mlp_ratio: int
   dtype: Any = jnp.float32
-  remat: bool = False
+  execution: swin.Execution = swin.Execution()
 
   @nn.compact
   def __call__(
@@ -57,7 +57,7 @@ class Downward(nn.Module):
         self.window,
         self.mlp_ratio,
         self.dtype,
-        self.remat,
+        self.execution,
         name=f"stage_{i}",
       )(x, valid)
     return x.astype(jnp.float32)
@@ -78,7 +78,7 @@ class UpwardStage(nn.Module):
   head_width: int
   mlp_ratio: int
   dtype: Any = jnp.float32
-  remat: bool = False
+  execution: swin.Execution = swin.Execution()
 
   @nn.compact
   def __call__(
@@ -90,7 +90,7 @@ class UpwardStage(nn.Module):
       self.window,
       self.mlp_ratio,
       self.dtype,
-      self.remat,
+      self.execution,
       name="blocks",
     )(x.astype(self.dtype), valid)
     if self.last:
@@ -114,7 +114,7 @@ class Upward(nn.Module):
   head_width: int
   mlp_ratio: int
   dtype: Any = jnp.float32
-  remat: bool = False
+  execution: swin.Execution = swin.Execution()
 
   def setup(self):
     outs = (*self.widths[1:], self.out)
@@ -128,7 +128,7 @@ class Upward(nn.Module):
         head_width=self.head_width,
         mlp_ratio=self.mlp_ratio,
         dtype=self.dtype,
-        remat=self.remat,
+        execution=self.execution,
         name=f"stage_{i}",
       )
       for i, (width, depth, out) in enumerate(
@@ -176,7 +176,10 @@ def _hyper_blocks(config: presets.CodecConfig) -> dict[str, int]:
 
 
 def analysis(
-  config: presets.CodecConfig, dtype: Any, name: str, remat: bool = False
+  config: presets.CodecConfig,
+  dtype: Any,
+  name: str,
+  execution: swin.Execution,
 ) -> Downward:
   """g_a: image (B, H, W, 3) in [0, 1] > y (B, H/16, W/16, C)."""
   return Downward(
@@ -184,13 +187,16 @@ def analysis(
     config.analysis_depths,
     **_image_blocks(config),
     dtype=dtype,
-    remat=remat,
+    execution=execution,
     name=name,
   )
 
 
 def synthesis(
-  config: presets.CodecConfig, dtype: Any, name: str, remat: bool = False
+  config: presets.CodecConfig,
+  dtype: Any,
+  name: str,
+  execution: swin.Execution,
 ) -> Upward:
   """g_s: y_hat (B, H/16, W/16, C) > x_hat (B, H, W, 3), about [0, 1]."""
   return Upward(
@@ -199,13 +205,16 @@ def synthesis(
     out=3,
     **_image_blocks(config),
     dtype=dtype,
-    remat=remat,
+    execution=execution,
     name=name,
   )
 
 
 def hyper_analysis(
-  config: presets.CodecConfig, dtype: Any, name: str, remat: bool = False
+  config: presets.CodecConfig,
+  dtype: Any,
+  name: str,
+  execution: swin.Execution,
 ) -> Downward:
   """h_a: y (B, H/16, W/16, C) > z (B, H/64, W/64, hyper_width)."""
   return Downward(
@@ -213,13 +222,16 @@ def hyper_analysis(
     config.hyper_depths,
     **_hyper_blocks(config),
     dtype=dtype,
-    remat=remat,
+    execution=execution,
     name=name,
   )
 
 
 def hyper_synthesis(
-  config: presets.CodecConfig, dtype: Any, name: str, remat: bool = False
+  config: presets.CodecConfig,
+  dtype: Any,
+  name: str,
+  execution: swin.Execution,
 ) -> Upward:
   """h_s: z_hat > latent means and scales side by side, (B, H/16, W/16, 2C)."""
   return Upward(
@@ -228,13 +240,16 @@ def hyper_synthesis(
     out=2 * config.latent_channels,
     **_hyper_blocks(config),
     dtype=dtype,
-    remat=remat,
+    execution=execution,
     name=name,
   )
 
 
 def synthesis_last_stage(
-  config: presets.CodecConfig, dtype: Any, name: str, remat: bool = False
+  config: presets.CodecConfig,
+  dtype: Any,
+  name: str,
+  execution: swin.Execution,
 ) -> UpwardStage:
   """The last stage of g_s as a module of its own: the ORP head."""
   return UpwardStage(
@@ -244,6 +259,6 @@ def synthesis_last_stage(
     last=True,
     **_image_blocks(config),
     dtype=dtype,
-    remat=remat,
+    execution=execution,
     name=name,
   )

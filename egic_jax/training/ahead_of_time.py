@@ -146,7 +146,7 @@ def prepare(
     codec_config,
     discriminator_config,
     trainer.compute_dtype(config),
-    config.train.remat,
+    trainer.make_execution(config, mesh),
   )
   return Program(config, stage, networks, target, mesh)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from egic_jax.models import codec as codec_lib
 from egic_jax.models import orp as orp_lib
-from egic_jax.models import presets
+from egic_jax.models import presets, swin
 from egic_jax.models.discriminators import normalized_conv, oasis_c
 from egic_jax.models.discriminators import presets as discriminator_presets
 from egic_jax.training import qualities
@@ -29,18 +29,18 @@ class Networks:
     codec_config: the codec's size.
     discriminator_config: OASIS-C's size; None in stages without it.
     dtype: type of activations and products.
-    remat: see `Codec`; of the codec and the ORP head.
+    execution: how Swin blocks of the codec and the ORP head are evaluated.
   """
 
   codec_config: presets.CodecConfig
   discriminator_config: discriminator_presets.DiscriminatorConfig | None = None
   dtype: Any = jnp.float32
-  remat: bool = False
+  execution: swin.Execution = swin.Execution()
 
   @property
   def codec(self) -> codec_lib.Codec:
     """The codec's module."""
-    return codec_lib.Codec(self.codec_config, self.dtype, self.remat)
+    return codec_lib.Codec(self.codec_config, self.dtype, self.execution)
 
   @property
   def num_classes(self) -> int:
@@ -73,7 +73,7 @@ class Networks:
     params = {"params": variables["codec"]}
     features = self.codec.apply(params, y_hat, method="synthesis_features")
     x_gan = self.codec.apply(params, features, method="synthesis_last_stage")
-    head = orp_lib.OrpHead(self.codec_config, self.dtype, self.remat)
+    head = orp_lib.OrpHead(self.codec_config, self.dtype, self.execution)
     return x_gan, head.apply({"params": variables["orp"]}, features)
 
   def segment(

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from egic_jax.interop import lpips_weights
-from egic_jax.models import presets
+from egic_jax.models import presets, swin
 from egic_jax.models.discriminators import presets as discriminator_presets
 from egic_jax.training import (
   checkpoints,
@@ -112,7 +112,7 @@ def train(
   workdir_lib.claim(directory, document, report=report)
 
   networks = networks_lib.Networks(
-    codec_config, discriminator_config, dtype, config.train.remat
+    codec_config, discriminator_config, dtype, make_execution(config, mesh)
   )
   drawn = {
     "global_batch_size": config.data.batch_size,
@@ -186,6 +186,16 @@ def train(
       hparams=dict(workdir_lib.flatten(document)),
       report=report,
     )
+
+
+def make_execution(
+  config: ConfigDict, mesh: jax.sharding.Mesh
+) -> swin.Execution:
+  """How Swin blocks are evaluated on these devices."""
+  platform = mesh.devices.flat[0].platform
+  return swin.Execution.of_training(
+    platform, mesh.devices.size, config.train.remat
+  )
 
 
 def make_optimizers(

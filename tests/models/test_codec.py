@@ -1,11 +1,13 @@
 """Invariants of the codec at a size that compiles in seconds."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from egic_jax.models import charm, codec, orp, presets, slice_loop
+from egic_jax.models import charm, codec, orp, presets, slice_loop, swin
 
 CONFIG = presets.CodecConfig(
   analysis_widths=(16, 16, 16, 32),
@@ -97,8 +99,6 @@ def test_training_rate_depends_on_the_key_and_is_near_the_true_one(
 def test_what_was_added_to_complete_a_window_changes_nothing(params):
   """A map in a corner of a larger empty one attends to itself alone."""
   block_input = np.random.default_rng(0).standard_normal((1, 5, 6, 16))
-  from egic_jax.models import swin
-
   blocks = swin.SwinBlocks(2, 2, 4, 1)
   stage = params["analysis"]["stage_0"]
   run = jax.jit(lambda x: blocks.apply({"params": stage}, x))
@@ -111,32 +111,70 @@ def test_what_was_added_to_complete_a_window_changes_nothing(params):
   assert not np.allclose(run(larger)[:, :5, :6], small, atol=1e-3)
 
 
-def test_rematerialised_blocks_give_the_same(params, float64):
-  from egic_jax.models import swin
-
+@pytest.mark.parametrize("valid", [None, (7, 6)])
+def test_however_blocks_are_evaluated_they_give_the_same(
+  params, float64, monkeypatch, valid
+):
+  # Two of the eight windows at a time.
+  monkeypatch.setattr(swin, "_CHUNK_ELEMENTS", 2 * 4**2 * 16)
   rng = np.random.default_rng(0)
-  x, weight = jnp.asarray(rng.standard_normal((2, 1, 8, 8, 16)))
+  x, weight = jnp.asarray(rng.standard_normal((2, 2, 8, 8, 16)))
   stage = jax.tree.map(
     lambda p: jnp.asarray(p, jnp.float64), params["analysis"]["stage_0"]
   )
 
-  def run(remat):
-    blocks = swin.SwinBlocks(2, 2, 4, 1, jnp.float64, remat)
+  def run(*execution):
+    blocks = swin.SwinBlocks(
+      2, 2, 4, 1, jnp.float64, swin.Execution(*execution)
+    )
 
     def loss(stage, x):
-      y = blocks.apply({"params": stage}, x)
+      y = blocks.apply({"params": stage}, x, valid)
       return (y * weight).sum(), y
 
-    return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(stage, x)
+    function = jax.value_and_grad(loss, (0, 1), has_aux=True)
+    loops = str(jax.make_jaxpr(function)(stage, x)).count("scan[")
+    return jax.jit(function)(stage, x), loops
 
-  plain, anew = run(False), run(True)
-  assert jax.tree.structure(plain) == jax.tree.structure(anew)
-  for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(anew), strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-11)
+  plain, no_loops = run()
+  assert no_loops == 0
+  for remat, chunked in [(True, False), (False, True), (True, True)]:
+    other, loops = run(remat, chunked)
+    # A loop forward and one backward, for each of two blocks.
+    assert loops == 4 * chunked
+    assert jax.tree.structure(plain) == jax.tree.structure(other)
+    jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-11),
+      plain,
+      other,
+    )
+
+
+@pytest.mark.parametrize(
+  "windows, elements, count",
+  [
+    (1536, 64 * 128, 32),  # Half of the resolution of 512 x 768, `full`.
+    (24, 64 * 320, 1),
+    (96, 64 * 256, 4),
+    (97, 64 * 1024, 1),  # A prime number of them.
+    (2, 1, 1),
+  ],
+)
+def test_chunks_are_equal_and_of_about_one_size(windows, elements, count):
+  assert swin._chunk_count(windows, elements) == count
+
+
+def test_a_cpu_takes_chunks_where_they_help():
+  of = swin.Execution.of_training
+  assert swin.Execution.of_inference("cpu") == swin.Execution(chunked=True)
+  assert swin.Execution.of_inference("gpu") == swin.Execution()
+  assert of("cpu", 1, True) == swin.Execution(remat=True, chunked=True)
+  assert of("cpu", 4, True) == of("tpu", 1, True) == swin.Execution(remat=True)
+  assert of("cpu", 1, False) == swin.Execution()
 
 
 def test_remat_reaches_every_block_and_changes_no_parameter(params):
-  model = codec.Codec(CONFIG, remat=True)
+  model = codec.Codec(CONFIG, execution=swin.Execution(remat=True))
   shape = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
   key = jax.random.key(0)
   shapes = jax.eval_shape(model.init, key, shape)["params"]
