@@ -6,7 +6,7 @@ import jax.numpy as jnp
 EPSILON = 1e-5
 
 
-@jax.custom_vjp
+@jax.jit  # So that layers of one shape are traced once.
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
   """(x - mean) / sqrt(variance + 1e-5) * scale + bias, over the last axis.
 
@@ -25,6 +25,11 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
   Returns:
     (..., C), float32 or wider.
   """
+  return _layer_norm(x, scale, bias)
+
+
+@jax.custom_vjp
+def _layer_norm(x, scale, bias):
   return _normalise(x, scale, bias, _mean)[0]
 
 
@@ -55,7 +60,7 @@ def _backward(residuals, gradient):
   return of_x.astype(x.dtype), of_scale, of_bias
 
 
-layer_norm.defvjp(_forward, _backward)
+_layer_norm.defvjp(_forward, _backward)
 
 
 def _mean(x):
