@@ -12,6 +12,7 @@ them: a stream is never much shorter than what it holds.
 """
 
 import math
+from collections.abc import Iterator
 
 import constriction
 import numpy as np
@@ -42,6 +43,7 @@ class CodingTables:
   Attributes:
     low: (K,) int64, first symbol that table k holds.
     high: (K,) int64, last symbol that table k holds.
+    escapes: (K,) int32, the entry of table k that stands for any other.
   """
 
   def __init__(self, tables: tables_lib.SymbolTables):
@@ -51,7 +53,9 @@ class CodingTables:
     self.high = self.low + tables.lengths - 2
     parts = np.split(tables.frequencies, np.cumsum(tables.lengths)[:-1])
     self._models = [_exact_model(part) for part in parts]
-    self._bits = [tables_lib.TOTAL_BITS - np.log2(part) for part in parts]
+    self.escapes = tables.lengths - 1
+    self._starts = np.cumsum(tables.lengths) - tables.lengths
+    self._bits = tables_lib.TOTAL_BITS - np.log2(tables.frequencies)
 
   def __len__(self) -> int:
     return len(self._models)
@@ -59,9 +63,12 @@ class CodingTables:
   def model(self, k: int):
     return self._models[k]
 
-  def bits(self, k: int, entries: np.ndarray) -> float:
-    """Information of entries of table k, without what follows escapes."""
-    return float(self._bits[k][entries].sum())
+  def bits(self, entries: np.ndarray, counts: np.ndarray) -> float:
+    """Information of entries, counts[k] of table k one table after the other.
+
+    Without what follows escapes.
+    """
+    return float(self._bits[np.repeat(self._starts, counts) + entries].sum())
 
 
 class Encoder:
@@ -94,12 +101,14 @@ class Encoder:
       raise ValueError(
         f"symbols are {symbols.dtype} of shape {symbols.shape}; pass (N,) int32"
       )
-    order, index, groups = _by_table(table_index, len(symbols), tables)
+    table_index = np.asarray(table_index)
+    order, counts = _by_table(table_index, len(symbols), tables)
     symbols = symbols[order].astype(np.int64)
+    index = table_index[order]
     low, high = tables.low[index], tables.high[index]
     escaped = (symbols < low) | (symbols > high)
     entries = np.where(escaped, high - low + 1, symbols - low).astype(np.int32)
-    for k, start, stop in groups:
+    for k, start, stop in _groups(counts):
       self._encoder.encode(entries[start:stop], tables.model(k))
     if escaped.any():
       self._encode_escapes(symbols[escaped], low[escaped], high[escaped])
@@ -166,22 +175,23 @@ class Decoder:
       ValueError: if an index does not fit.
     """
     table_index = np.asarray(table_index)
-    order, index, groups = _by_table(table_index, table_index.size, tables)
-    entries = np.empty(len(index), np.int64)
-    for k, start, stop in groups:
+    order, counts = _by_table(table_index, table_index.size, tables)
+    entries = np.empty(table_index.size, np.int32)
+    for k, start, stop in _groups(counts):
       entries[start:stop] = self._decode(tables.model(k), stop - start)
-      self._bits_left -= tables.bits(k, entries[start:stop])
+    self._bits_left -= tables.bits(entries, counts)
     if self._bits_left < 0:
       raise container.BitstreamError(
         "the payload is damaged: it ends before its symbols do"
       )
-    low, high = tables.low[index], tables.high[index]
-    values = low + entries
-    escaped = values > high
-    if escaped.any():
-      values[escaped] = self._decode_escapes(low[escaped], high[escaped])
-    symbols = np.empty(len(index), np.int32)
-    symbols[order] = values
+    symbols = np.empty(table_index.size, np.int32)
+    symbols[order] = entries + np.repeat(tables.low.astype(np.int32), counts)
+    escaped = np.flatnonzero(entries == np.repeat(tables.escapes, counts))
+    if escaped.size:
+      index = table_index[order[escaped]]
+      symbols[order[escaped]] = self._decode_escapes(
+        tables.low[index], tables.high[index]
+      )
     return symbols
 
   def _decode_escapes(self, low, high) -> np.ndarray:
@@ -225,8 +235,7 @@ def _exact_model(frequencies: np.ndarray):
 
 
 def _by_table(table_index, count: int, tables: CodingTables):
-  """Returns (order, sorted indices, [(table, start, stop)])."""
-  table_index = np.asarray(table_index)
+  """Returns the order that sorts by table, and (K,) symbols of each."""
   if table_index.shape != (count,) or (
     count and not np.issubdtype(table_index.dtype, np.integer)
   ):
@@ -239,19 +248,17 @@ def _by_table(table_index, count: int, tables: CodingTables):
       f"table_index spans [{table_index.min()}, {table_index.max()}]; there"
       f" are {len(tables)} tables"
     )
-  # NumPy sorts 16-bit integers by radix, several times faster.
-  small = np.uint16 if len(tables) <= 2**16 else np.int64
-  order = np.argsort(table_index.astype(small), kind="stable")
-  index = table_index[order].astype(np.int64)
-  stops = np.cumsum(np.bincount(index, minlength=len(tables)))
-  groups = [
-    (k, start, stop)
-    for k, (start, stop) in enumerate(
-      zip(np.append(0, stops[:-1]), stops, strict=True)
-    )
-    if stop > start
-  ]
-  return order, index, groups
+  # NumPy sorts integers of 8 and 16 bits by radix, several times faster.
+  small = table_index.astype(np.min_scalar_type(max(0, len(tables) - 1)))
+  order = np.argsort(small, kind="stable")
+  return order, np.bincount(small, minlength=len(tables))
+
+
+def _groups(counts: np.ndarray) -> Iterator[tuple[int, int, int]]:
+  """Yields (table, start, stop) of tables that have symbols."""
+  stops = np.cumsum(counts)
+  for k in np.flatnonzero(counts):
+    yield k, stops[k] - counts[k], stops[k]
 
 
 def _mantissa_chunks(exponent: int):
