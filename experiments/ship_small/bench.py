@@ -40,7 +40,7 @@ def run(
   if stage not in settings.stages:
     raise ValueError(f"--stage={stage}: there are {', '.join(settings.stages)}")
   classes, atlas, _, _ = slices.load_atlases(packs, report)
-  networks = slices.make_networks(settings, len(classes) - 1)
+  networks = programs.make_networks(settings, len(classes) - 1)
   mesh = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
   key = jax.random.key(0)
   report("optimiser  batch  compiling, s  updates/s  squares/s  peak, GiB")

@@ -225,6 +225,13 @@ def get_settings(size: str) -> Settings:
   return SETTINGS[size]
 
 
+def replace_dtype(settings: Settings, name: str) -> Settings:
+  """Settings with another type of activations: "float32" or "bfloat16"."""
+  if name not in ("float32", "bfloat16"):
+    raise ValueError(f"--dtype={name}: must be float32 or bfloat16")
+  return dataclasses.replace(settings, dtype=jnp.dtype(name))
+
+
 @dataclasses.dataclass(frozen=True)
 class Length:
   """How long all stages together are.

@@ -1,5 +1,6 @@
 """Many updates of a stage as one compiled program, pictures and all."""
 
+import dataclasses
 import time
 from typing import Any, NamedTuple
 
@@ -13,6 +14,21 @@ import squares
 from egic_jax.training import networks as networks_lib
 from egic_jax.training import objectives, optimizer, stages, steps
 from egic_jax.training import state as state_lib
+
+# As in egic_jax/training/loop.py: compiled sooner, the same bits as fast.
+_ON_CPU = {"xla_backend_optimization_level": 1}
+
+
+def make_networks(
+  settings: plan.Settings, num_classes: int
+) -> networks_lib.Networks:
+  """The networks of all stages; *num_classes* without void."""
+  discriminator = dataclasses.replace(
+    settings.discriminator,
+    num_classes=num_classes,
+    latent_channels=settings.codec.latent_channels,
+  )
+  return networks_lib.Networks(settings.codec, discriminator, settings.dtype)
 
 
 class _Factor(NamedTuple):
@@ -90,6 +106,11 @@ class StageProgram:
     self.optimizers = make_optimizers(self.stage, self.plan)
     self._compiled = None
 
+  @property
+  def compiled(self) -> bool:
+    """Whether `compile` was called."""
+    return self._compiled is not None
+
   def batch(self, key: jax.Array, atlas: squares.Atlas) -> objectives.Batch:
     """A batch of random squares; pure."""
     return squares.draw(
@@ -157,7 +178,10 @@ class StageProgram:
 
     arguments = (state, self._atlas, key, *_scalars(1, 0.0, 0.0))
     jitted = jax.jit(many, donate_argnums=0)
-    self._compiled = jitted.lower(*arguments).compile()
+    on_cpu = jax.default_backend() == "cpu"
+    self._compiled = jitted.lower(*arguments).compile(
+      compiler_options=_ON_CPU if on_cpu else None
+    )
     return time.monotonic() - start
 
   def __call__(

@@ -98,9 +98,7 @@ def _add_training(parser):
 def _settings(arguments):
   settings = plan.get_settings(arguments.size)
   if arguments.dtype:
-    import slices
-
-    settings = slices.replace_dtype(settings, arguments.dtype)
+    settings = plan.replace_dtype(settings, arguments.dtype)
   if arguments.batch_size:
     stages = {
       name: dataclasses.replace(stage, batch_size=arguments.batch_size)

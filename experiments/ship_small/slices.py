@@ -1,6 +1,5 @@
 """One slice of the training: as much as the minutes allow, then saved."""
 
-import dataclasses
 import math
 import pathlib
 import tempfile
@@ -8,9 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import clock as clock_lib
 import curves_file
+import handover
 import jax
-import jax.numpy as jnp
 import numpy as np
 import photographs
 import plan
@@ -19,7 +19,6 @@ import saved
 import squares
 
 from egic_jax.training import errors, initial, panels, sharding, views
-from egic_jax.training import networks as networks_lib
 from egic_jax.training import state as state_lib
 from egic_jax.training import stop_signal as stop_signal_lib
 
@@ -29,21 +28,7 @@ CURVES, PLOT, SAMPLES = "curves.csv", "curves.png", "samples.png"
 # Squares to measure on: one at each level of quality.
 _NUM_SAMPLES = plan.RATE_LEVELS
 _MAX_RETRIES = 3
-# Until one was timed.
-_FIRST_SAVE_SECONDS = 8.0
 _REPORT_SECONDS = 10.0
-
-
-def make_networks(
-  settings: plan.Settings, num_classes: int
-) -> networks_lib.Networks:
-  """The networks of all stages; *num_classes* without void."""
-  discriminator = dataclasses.replace(
-    settings.discriminator,
-    num_classes=num_classes,
-    latent_channels=settings.codec.latent_channels,
-  )
-  return networks_lib.Networks(settings.codec, discriminator, settings.dtype)
 
 
 def load_atlases(
@@ -99,34 +84,23 @@ class Slice:
     """
     self._settings = settings
     self._out = out
-    self._length = length
-    self._deadline = started + seconds
-    self._marked = started
-    self._left = max_updates
+    self._clock = clock_lib.Clock(
+      settings,
+      length,
+      seconds=seconds,
+      started=started,
+      max_updates=max_updates,
+    )
     self._report = report
     classes, self._atlas, self._validation, identity = load_atlases(
       packs, report
     )
-    self._networks = make_networks(settings, len(classes) - 1)
+    self._networks = programs.make_networks(settings, len(classes) - 1)
     self._mesh = sharding.make_mesh(1, 1, devices=jax.devices()[:1])
-    self._save_seconds = _FIRST_SAVE_SECONDS
     self._panel_seconds = 0.0
     self._samples = b""
-    self._position = {
-      "size": size,
-      "stage": next(iter(settings.stages)),
-      "update": 0,
-      "updates": 0,
-      "images": 0,
-      "seconds": 0.0,
-      "spent": {name: 0.0 for name in settings.stages},
-      "planned": {},
-      "total": length.total,
-      "slices": 0,
-      "saves": 0,
-      "retries": 0,
-      "compile_seconds": 0.0,
-    }
+    self._position = clock_lib.start_position(settings, size)
+    self._programs: dict[str, programs.StageProgram] = {}
     self._curves = curves_file.Curves()
     self._kept: dict[str, Any] = {}
     self._state: state_lib.TrainState | None = None
@@ -153,8 +127,9 @@ class Slice:
     with stop_signal_lib.StopSignal(self._report) as self._stop:
       is_first = True
       while self._position["stage"]:
-        needed = 1.5 * self._position["compile_seconds"] + self._reserve()
-        if not is_first and (self._is_over() or self._seconds_left() < needed):
+        needed = 1.5 * self._position["compile_seconds"] + self._clock.reserve()
+        left = self._clock.seconds_left()
+        if not is_first and (self._is_over() or left < needed):
           self._report("the next stage is left to the next slice")
           return False
         is_first = False
@@ -169,36 +144,38 @@ class Slice:
 
   def _train_stage(self, name):
     """Goes on with a stage; whether it is finished."""
-    program = programs.StageProgram(
-      name, self._settings, self._networks, self._atlas
-    )
+    program = self._program(name)
     number = list(self._settings.stages).index(name)
     key = jax.random.fold_in(jax.random.key(self._settings.seed), number)
     if self._state is None:
       self._state = jax.device_put(self._new_state(program, key))
     key = jax.random.fold_in(key, self._position["retries"])
-    seconds = program.compile(self._state, key)
+    # Already there after a step back.
+    seconds = 0.0 if program.compiled else program.compile(self._state, key)
     self._position["compile_seconds"] = max(
       seconds, self._position["compile_seconds"]
     )
     self._report(f"{name}: compiled in {seconds:.1f} s")
-    labelled = program.stage.needs_labels
     sampler_folder = tempfile.TemporaryDirectory()
-    sampler = panels.Sampler(
-      views.make_views(self._networks)[program.stage.view],
-      self._measured_on(labelled),
-      self._mesh,
-      pathlib.Path(sampler_folder.name),
-      self._curves,
-    )
-    planned = self._planned(name)
+    sampler = None
+    if math.isfinite(self._settings.panel_seconds):
+      sampler = panels.Sampler(
+        views.make_views(self._networks)[program.stage.view],
+        self._measured_on(program.stage.needs_labels),
+        self._mesh,
+        pathlib.Path(sampler_folder.name),
+        self._curves,
+      )
+    self._clock.plan(self._position)
     pace = None
     reported = saved_at = shown = time.monotonic()
     with sampler_folder:
       while True:
-        count = self._next_count(pace, name, planned)
+        count = 0
+        if not self._stop.received:
+          count = self._clock.next_count(self._position, pace)
         if count:
-          origin, slope = self._progress(pace, name, planned)
+          origin, slope = self._clock.progress(self._position, pace)
           start = time.monotonic()
           self._state, metrics = program(
             self._state, key, count=count, origin=origin, slope=slope
@@ -208,18 +185,20 @@ class Slice:
           pace = last if pace is None else 0.5 * (pace + last)
           if not all(np.isfinite(value) for value in metrics.values()):
             return self._retry(metrics)
-          self._count(count, count * program.plan.batch_size)
-          self._mark(name)
+          images = count * program.plan.batch_size
+          self._clock.count(self._position, count, images)
           now = time.monotonic()
-          if now - reported > _REPORT_SECONDS or self._is_done(name, planned):
+          done = self._clock.is_done(self._position)
+          if now - reported > _REPORT_SECONDS or done:
             reported = now
             self._write(name, metrics | {"updates_per_second": 1 / last})
-        done = self._is_done(name, planned)
+        done = self._clock.is_done(self._position)
         over = not done and (not count or self._is_over())
         now = time.monotonic()
         every = self._settings.panel_seconds
-        if now - shown > every or (done and math.isfinite(every)):
-          if self._seconds_left() > self._reserve() + self._panel_seconds:
+        if sampler and (done or now - shown > every):
+          spare = self._clock.seconds_left() - self._clock.reserve()
+          if spare > self._panel_seconds:
             self._show(sampler, name)
           shown = time.monotonic()
         if done:
@@ -229,6 +208,13 @@ class Slice:
           saved_at = time.monotonic()
         if done or over:
           return done
+
+  def _program(self, name):
+    if name not in self._programs:
+      self._programs[name] = programs.StageProgram(
+        name, self._settings, self._networks, self._atlas
+      )
+    return self._programs[name]
 
   def _new_state(self, program, key):
     batch = jax.jit(program.batch)(jax.random.fold_in(key, 1), self._atlas)
@@ -260,94 +246,10 @@ class Slice:
       )
     )
 
-  # Time.
-
-  def _planned(self, name):
-    """The length of a stage, fixed at its first update.
-
-    What was compiled and read until then is nobody's share; what later slices
-    need to start again is.
-    """
-    position = self._position
-    gone = position["seconds"] + time.monotonic() - self._marked
-    if self._length.counts_updates:
-      gone = position["updates"] - position["update"]
-    if not position["update"] or name not in position["planned"]:
-      self._mark(name)
-      position["spent"][name] = 0.0
-      position["planned"][name] = self._length.of_stage(
-        self._settings, name, gone
-      )
-    elif position["total"] != self._length.total:
-      # More minutes than were thought of, or fewer: the stage gets its share.
-      position["planned"][name] += self._length.of_stage(
-        self._settings, name
-      ) * (1.0 - position["total"] / self._length.total)
-    position["total"] = self._length.total
-    return position["planned"][name]
-
-  def _seconds_left(self):
-    return self._deadline - time.monotonic()
-
-  def _reserve(self):
-    """Seconds to be left for the last save, and for ending."""
-    return 1.5 * self._save_seconds + 1.0
-
   def _is_over(self):
-    return self._stop.received or self._left == 0 or self._seconds_left() <= 0
-
-  def _spent(self, name):
-    """Of a stage, in the unit of the plan."""
-    if self._length.counts_updates:
-      return self._position["update"]
-    return self._position["spent"][name]
-
-  def _is_done(self, name, planned):
-    return self._spent(name) >= planned
-
-  def _next_count(self, pace, name, planned):
-    """Updates of the next dispatch; 0 if there is no time for one."""
-    left = planned - self._spent(name)
-    if self._is_over() or left <= 0:
-      return 0
-    count = 1
-    if pace is not None:
-      count = max(int(self._settings.dispatch_seconds / pace), 1)
-      count = min(count, int((self._seconds_left() - self._reserve()) / pace))
-      if not self._length.counts_updates:
-        count = min(count, int(left / pace) + 1)
-    elif self._seconds_left() < self._reserve():
-      return 0
-    if self._length.counts_updates:
-      count = min(count, left)
-    if self._left is not None:
-      count = min(count, self._left)
-    return max(count, 0)
-
-  def _progress(self, pace, name, planned):
-    """(origin, slope) of the part of the stage that is over at an update."""
-    if self._length.counts_updates:
-      return 0.0, 1.0 / planned
-    self._mark(name)
-    slope = (pace or 0.0) / planned
-    part = self._position["spent"][name] / planned
-    return part - slope * self._position["update"], slope
-
-  def _mark(self, name):
-    """Counts the time since the last call as that of a stage."""
-    now = time.monotonic()
-    self._position["spent"][name] += now - self._marked
-    self._position["seconds"] += now - self._marked
-    self._marked = now
+    return self._stop.received or self._clock.is_over()
 
   # What is written.
-
-  def _count(self, count, images):
-    self._position["update"] += count
-    self._position["updates"] += count
-    self._position["images"] += images
-    if self._left is not None:
-      self._left -= count
 
   def _write(self, name, metrics):
     position = self._position
@@ -375,38 +277,31 @@ class Slice:
     del variables["spectral"]
     self._kept |= variables
     self._state = None
+    del self._programs[name]
     names = [*self._settings.stages, ""]
-    self._mark(name)
+    self._clock.mark(self._position)
     self._position["stage"] = names[names.index(name) + 1]
     self._position["update"] = 0
 
   def _save(self):
     start = time.monotonic()
     if self._position["stage"] and self._state is not None:
-      self._mark(self._position["stage"])
+      self._clock.mark(self._position)
     self._position["saves"] += 1
-    now, others = {}, {}
-    if self._state is not None:
-      state = jax.device_get(self._state)
-      now = state.params
-      others = {
-        "opt_state": state.opt_state,
-        "ema": state.ema,
-        "spectral": state.spectral,
-      }
-    kept = {k: v for k, v in self._kept.items() if k not in now}
+    params, others = handover.to_arrays(self._state, self._kept)
     files = {CURVES: self._curves.to_csv(), PLOT: self._curves.to_png()}
     files[SAMPLES] = self._samples
     folder = saved.save(
       self._out,
-      params={"now": now, "kept": kept},
+      params=params,
       others=others,
       position=self._position,
       moments=self._settings.moments,
       attachments={name: data for name, data in files.items() if data},
     )
-    self._save_seconds = time.monotonic() - start
-    self._report(f"saved {folder} in {self._save_seconds:.1f} s")
+    seconds = time.monotonic() - start
+    self._clock.save_seconds = seconds
+    self._report(f"saved {folder} in {seconds:.1f} s")
 
   def _resume(self, source):
     params, others, position = saved.load(source)
@@ -421,34 +316,18 @@ class Slice:
       self._curves = curves_file.Curves(curves.read_text())
     if (source / SAMPLES).is_file():
       self._samples = (source / SAMPLES).read_bytes()
-    program = None
-    groups = {name.split("/")[1] for name in params if name.startswith("kept")}
-    shapes = {"now": {}, "kept": self._networks.param_shapes(tuple(groups))}
-    if position["stage"]:
-      program = programs.StageProgram(
-        position["stage"], self._settings, self._networks, self._atlas
-      )
-      if any(name.startswith("now") for name in params):
-        shapes["now"] = program.state_shapes().params
-    trees = saved.fill(shapes, params)
-    self._kept, state = trees["kept"], None
-    if trees["now"]:
-      if others is None or position.get("lean"):
-        self._report("without moments and averages: they start anew")
-        state = program.create(trees["now"], self._settings.seed)
-      else:
-        whole = program.state_shapes()
-        found = saved.fill(
-          {
-            "opt_state": whole.opt_state,
-            "ema": whole.ema,
-            "spectral": whole.spectral,
-          },
-          others,
-        )
-        state = whole.replace(params=trees["now"], **found)
-      step = jnp.asarray(position["update"], jnp.int32)
-      self._state = jax.device_put(state.replace(step=step))
+    lean = others is None or position.get("lean", False)
+    if lean and any(name.startswith("now") for name in params):
+      self._report("without moments and averages: they start anew")
+    name = position["stage"]
+    self._state, self._kept = handover.from_arrays(
+      params,
+      None if lean else others,
+      networks=self._networks,
+      program=self._program(name) if name else None,
+      update=position["update"],
+      seed=self._settings.seed,
+    )
     self._report(
       f"going on from {source}: {position['stage'] or 'all stages done'},"
       f" update {position['update']}, {position['seconds'] / 60:.1f} minutes"
@@ -471,10 +350,3 @@ class Slice:
     self._resume(source)
     self._position |= kept | {"retries": retries}
     return self._train_stage(self._position["stage"])
-
-
-def replace_dtype(settings: plan.Settings, name: str) -> plan.Settings:
-  """Settings with another type of activations: "float32" or "bfloat16"."""
-  if name not in ("float32", "bfloat16"):
-    raise ValueError(f"--dtype={name}: must be float32 or bfloat16")
-  return dataclasses.replace(settings, dtype=jnp.dtype(name))

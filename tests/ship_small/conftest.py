@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -30,12 +31,17 @@ _CLASSES = [
 
 
 @pytest.fixture(scope="session")
-def settings() -> plan.Settings:
+def settings() -> Iterator[plan.Settings]:
   """Two of the stages at the smallest size, without panels.
 
   The one with the most to keep, and the one after it.
   """
   micro = plan.get_settings("micro")
+  # Less to compile.
+  codec = dataclasses.replace(micro.codec, num_slices=1, max_support=1)
+  discriminator = dataclasses.replace(
+    micro.discriminator, encoder_widths=(4,), decoder_widths=(6,)
+  )
   stages = {
     name: dataclasses.replace(
       stage, share=1.0, batch_size=2, warmup_steps=2, kind="adam"
@@ -43,12 +49,18 @@ def settings() -> plan.Settings:
     for name, stage in micro.stages.items()
     if name in ("stage2_gan", "stage3_orp")
   }
-  return dataclasses.replace(
+  changed = dataclasses.replace(
     micro,
+    codec=codec,
+    discriminator=discriminator,
     stages=stages,
     panel_seconds=float("inf"),
     dispatch_seconds=0.02,
   )
+  with pytest.MonkeyPatch.context() as patch:
+    # A model file's size is looked up by the name of its save.
+    patch.setitem(plan.SETTINGS, "micro", changed)
+    yield changed
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import export
 import jax.numpy as jnp
 import numpy as np
 import plan
+import programs
 import pytest
 import saved
 import slices
@@ -16,7 +17,29 @@ import slices
 from egic_jax.bitstream import model_file
 from egic_jax.training import errors
 
+# Not as fast, but for a few small updates compiling is what takes time.
+_SOON_COMPILED = {"xla_backend_optimization_level": 0}
 LENGTH = plan.Length(6, counts_updates=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+  """Slices share what they compile: the program of a stage is always the same."""
+  programs_of, compile_ = {}, programs.StageProgram.compile
+
+  def shared(self, state, key):
+    name = self.stage.name
+    if name in programs_of:
+      self._compiled = programs_of[name]
+      return 0.0
+    seconds = compile_(self, state, key)
+    programs_of[name] = self._compiled
+    return seconds
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(programs.StageProgram, "compile", shared)
+    patch.setattr(programs, "_ON_CPU", _SOON_COMPILED)
+    yield
 
 
 @pytest.fixture(scope="module")
@@ -98,32 +121,6 @@ def test_a_stopped_training_ends_like_one_that_was_not(
   assert "all stages are done: 6 updates" in lines[-1]
 
 
-def test_time_ends_a_slice_and_anneals_a_stage(make, tmp_path):
-  """Planned by seconds: rates follow the clock, and the slice is saved."""
-  lines = []
-  slice_ = make(tmp_path, lines=lines, length=plan.Length(4000), seconds=600)
-  name = "stage2_gan"
-  slice_._position |= {"stage": name, "seconds": 1000.0, "update": 10}
-  assert slice_._planned(name) == pytest.approx(1500, rel=0.01)
-  assert slice_._position["spent"][name] == 0
-  slice_._position["spent"][name] = 750.0
-  origin, slope = slice_._progress(0.5, name, 1000.0)
-  assert origin + slope * 10 == pytest.approx(0.75, abs=0.01)
-  assert slope == pytest.approx(0.0005)
-  assert plan.rate_factor(jnp.float32(origin + 510 * slope), 0.2) < 1e-3
-  # As many as fit the device's turn, the stage, the slice; none without time.
-  turn = slice_._settings.dispatch_seconds
-  slice_._stop = type("Stop", (), {"received": False})
-  assert slice_._next_count(turn / 8, name, 1000.0) == 8
-  slice_._position["spent"][name] = 1000.0 - 0.55 * turn
-  assert slice_._next_count(turn / 8, name, 1000.0) == 5
-  slice_._deadline = time.monotonic() + slice_._reserve()
-  assert slice_._next_count(turn / 8, name, 1000.0) == 0
-  # The next slice is told of more minutes: the stage has its share of them.
-  slice_._length = plan.Length(8000)
-  assert slice_._planned(name) == pytest.approx(3500, rel=0.01)
-
-
 def test_a_slice_that_is_too_short_trains_nothing_and_is_saved(make, tmp_path):
   assert not make(tmp_path, seconds=0.0).run()
   params, _, position = saved.load(saved.newest(tmp_path))
@@ -181,20 +178,3 @@ def test_what_does_not_fit_is_told(make, first_update_of_stage_2, tmp_path):
   (other / saved.STATE).write_text(head.read_text().replace('"micro"', '"big"'))
   with pytest.raises(ValueError, match="--size=big, not micro"):
     make(tmp_path / "a", start_from=other)
-
-
-def test_the_plan_of_a_size_is_whole():
-  for name in plan.SETTINGS:
-    settings = plan.get_settings(name)
-    length, gone = plan.Length(1000.0), 0.0
-    for stage in settings.stages:
-      gone += length.of_stage(settings, stage, gone)
-    assert gone == pytest.approx(1000.0)
-    # Behind time, every stage still has half of its share.
-    assert length.of_stage(settings, stage, 5000.0) == pytest.approx(
-      500 * settings.stages[stage].share
-    )
-  with pytest.raises(ValueError, match="no such size"):
-    plan.get_settings("huge")
-  factors = plan.rate_factor(jnp.linspace(0, 1.2, 7), 0.2)
-  np.testing.assert_allclose(factors, [1, 1, 0.75, 0.5, 0.25, 0, 0], atol=1e-6)
