@@ -27,7 +27,7 @@ from egic_jax.models import presets
 # (parts done, parts in all).
 Progress = Callable[[int, int], None]
 
-# Of the images that one call of a network takes: 5 GB for the largest model.
+# Of the images that one call of a network takes: 3 GB for the largest model.
 _BATCH_PIXELS = 2**22
 # Trials that a search for a size usually takes, for `progress`.
 _TYPICAL_TRIALS = 5
