@@ -15,6 +15,7 @@ import micro_program  # noqa: F401  Adds the size "micro".
 import pytest
 
 from egic_jax.cli import overrides
+from egic_jax.models import swin
 from egic_jax.training import (
   ahead_of_time,
   chips,
@@ -103,6 +104,15 @@ def test_a_stage_lowers_with_what_it_needs():
   assert batch["image"].shape == (4, 64, 64, 3)
   assert constants == {}
   assert set(state.params) == {"codec", "orp"}
+
+
+def test_remat_reaches_the_networks_of_the_platform():
+  for changes, execution in [
+    ((), swin.Execution()),
+    (("train.remat=True",), swin.Execution(remat=True, chunked=True)),
+  ]:
+    networks = _prepare("tiny_orp", *changes).networks
+    assert networks.execution == networks.codec.execution == execution
 
 
 @pytest.mark.parametrize(
