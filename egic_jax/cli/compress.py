@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from egic_jax.cli import file_lists, models, part_progress
 
+# What `ImageCodec.encode_to` calls its arguments > what they are called here.
+_OPTIONS = {"max_bytes": "--bytes", "bpp": "--bpp"}
+
 
 def make_parser() -> argparse.ArgumentParser:
   """The command's arguments."""
@@ -56,9 +59,12 @@ def run(argv: Sequence[str]) -> int:
       data = codec.encode(image, quality, progress=progress)
       note = "" if quality is None else f", quality {quality:.2f}"
     else:
-      fitted = codec.encode_to(
-        image, max_bytes=args.bytes, bpp=args.bpp, progress=progress
-      )
+      try:
+        fitted = codec.encode_to(
+          image, max_bytes=args.bytes, bpp=args.bpp, progress=progress
+        )
+      except ValueError as error:
+        raise ValueError(_with_options(str(error))) from error
       data, note = fitted.data, f", quality {fitted.quality:.2f}"
       note += ", the highest there is" if fitted.at_highest else ""
     seconds = time.perf_counter() - start
@@ -71,3 +77,9 @@ def run(argv: Sequence[str]) -> int:
     )
 
   return file_lists.each("compress", pairs, convert)
+
+
+def _with_options(text: str) -> str:
+  """An error of `ImageCodec.encode_to`; its argument named as the option."""
+  name, verb, rest = text.partition(" is ")
+  return f"{_OPTIONS.get(name, name)}{verb}{rest}"

@@ -116,28 +116,33 @@ class SwinBlock(nn.Module):
     """(B, H, W, C) > (B, H, W, C)."""
     _, height, width, channels = x.shape
     regions = windows.regions(height, width, self.window, self.shift, valid)
-    x = windows.partition(x, self.window, self.shift)
+
+    def cut(x):
+      return windows.partition(x, self.window, self.shift)
+
+    def join(x):
+      return windows.merge(x, self.window, height, width, self.shift)
+
     count = 1
     if self.execution.chunked:
-      count = _chunk_count(x.shape[0], self.window**2 * channels)
-    # Lifted transformations of Flax take functions of the module.
-    compute = SwinBlock._compute
-    if self.execution.remat:
-      compute = nn.remat(compute)
+      rows, columns = (
+        windows.padded_size(side, self.window) // self.window
+        for side in (height, width)
+      )
+      elements = self.window**2 * channels
+      count = _chunk_count(len(x) * rows * columns, elements)
     if count > 1:
-      x = self._chunk_by_chunk(compute, x, regions, count)
-    else:
-      x = compute(self, x, regions)
-    return windows.merge(x, self.window, height, width, self.shift)
+      return join(self._chunk_by_chunk(cut(x), regions, count))
+    return self._computation(cut, join)(self, x, regions)
 
-  def _chunk_by_chunk(self, compute, x, regions, count):
-    """`compute` of `count` equal parts of the windows, in a loop."""
+  def _chunk_by_chunk(self, x, regions, count):
+    """(N, tokens, C) > likewise, `count` equal parts of it in a loop."""
     if regions is not None:
       regions = jnp.tile(regions, (x.shape[0] // regions.shape[0], 1))
     chunks = jax.tree.map(
       lambda a: a.reshape(count, -1, *a.shape[1:]), (x, regions)
     )
-
+    compute = self._computation(lambda x: x, lambda x: x)
     scan = nn.scan(
       lambda block, _, chunk: (None, compute(block, *chunk)),
       variable_broadcast="params",
@@ -146,19 +151,39 @@ class SwinBlock(nn.Module):
     _, chunks = scan(self, None, chunks)
     return chunks.reshape(x.shape)
 
-  def _compute(self, x, regions):
-    """(N, tokens, C) > (N, tokens, C): everything that a block computes."""
-    channels = x.shape[-1]
-    x = x + WindowAttention(
+  def _computation(self, cut, join):
+    """All that a block computes, of a map or, where it is cut, of windows.
+
+    A function of the module, as Flax wants them lifted: (block, x, regions) to
+    what becomes of x. `cut` makes windows of it for attention, `join` undoes it.
+    """
+
+    def compute(block, x, regions):
+      x = x + join(block._attend(cut(block._norm("norm1", x)), regions))
+      return x + block._mix(block._norm("norm2", x))
+
+    return nn.remat(compute) if self.execution.remat else compute
+
+  def _norm(self, name, x):
+    return LayerNorm(self.dtype, name=name)(x)
+
+  def _attend(self, x, regions):
+    """(N, tokens, C) > (N, tokens, C)."""
+    attend = WindowAttention(
       self.num_heads, self.window, self.dtype, name="attention"
-    )(LayerNorm(self.dtype, name="norm1")(x), regions)
+    )
+    return attend(x, regions)
+
+  def _mix(self, x):
+    """The MLP: (..., C) > (..., C)."""
+    channels = x.shape[-1]
     hidden = dense(
       self.mlp_ratio * channels,
       dtype=self.dtype,
       name="mlp_in",
-    )(LayerNorm(self.dtype, name="norm2")(x))
+    )(x)
     hidden = gelu.gelu(hidden)
-    return x + dense(channels, dtype=self.dtype, name="mlp_out")(hidden)
+    return dense(channels, dtype=self.dtype, name="mlp_out")(hidden)
 
 
 class SwinBlocks(nn.Module):
