@@ -1,12 +1,13 @@
 """Time and memory against megapixels, batch and slices, as pictures.
 
-    python benchmarks/growth.py --to docs/pictures/growth.png
+    python benchmarks/growth.py --to docs/pictures/growth.png --table points.json
 
 Untrained parameters, a picture of noise that is smooth enough to look like one.
 Every point is a process of its own, whose largest resident memory is its own,
 interpreter and libraries included; seconds are the process's CPU seconds of a
 second call (programs compiled), which other work on the machine changes least.
-Needs matplotlib. A point that cannot be had is left out, with a line.
+Needs matplotlib. A point that cannot be had is left out, with a line; --most
+leaves out large ones, and --table keeps points from run to run.
 """
 
 import argparse
@@ -27,7 +28,13 @@ AXES = {
 # Of the picture, where another thing than its size grows.
 SIZE = (512, 768)
 # Told apart by most colour-blind people (Okabe and Ito).
-COLOURS = {"encode": "#0072B2", "decode": "#D55E00"}
+COLOURS = ("#0072B2", "#D55E00", "#009E73")
+STYLES = {"encode": "o-", "decode": "s--"}
+TITLES = {
+  "megapixels": "megapixels",
+  "batch": "pictures of 512 x 768 at once",
+  "slices": "slices, 512 x 768",
+}
 
 
 def measure(preset: str, axis: str, value: int) -> dict[str, float]:
@@ -72,6 +79,13 @@ def measure(preset: str, axis: str, value: int) -> dict[str, float]:
   return {**found, "gb": kilobytes / 2**20}
 
 
+def pixels(axis: str, value: int) -> int:
+  """Of all the pictures of a point."""
+  if axis == "megapixels":
+    return value * 2**20
+  return SIZE[0] * SIZE[1] * (value if axis == "batch" else 1)
+
+
 def in_process(preset: str, axis: str, value: int) -> dict | None:
   """A point, or None where it cannot be had."""
   command = [sys.executable, os.path.abspath(__file__)]
@@ -89,54 +103,98 @@ def draw(path: str, points: dict) -> None:
   import matplotlib
 
   matplotlib.use("agg")
-  from matplotlib import pyplot
+  from matplotlib import pyplot, ticker
 
   axes_shown = [
     axis for axis in AXES if any(axis in p for p in points.values())
   ]
   figure, panels = pyplot.subplots(
-    2, len(axes_shown), figsize=(3.4 * len(axes_shown), 5), squeeze=False
+    2,
+    len(axes_shown),
+    figsize=(3.4 * len(axes_shown), 6),
+    squeeze=False,
+    sharey="row",
+    sharex="col",
   )
   for (above, below), axis in zip(panels.T, axes_shown, strict=True):
-    for style, (preset, by_axis) in zip("-:", points.items(), strict=False):
+    for colour, (preset, by_axis) in zip(COLOURS, points.items(), strict=False):
       found = by_axis.get(axis, {})
-      options = {"linestyle": style, "linewidth": 1.2, "markersize": 3}
-      for name, colour in COLOURS.items():
+      for name, style in STYLES.items():
         above.plot(
           list(found),
           [point[name] for point in found.values()],
-          marker="o",
+          style,
           color=colour,
-          label=f"{name}, {preset}",
-          **options,
+          label=f"{preset}, {name}",
+          linewidth=1.4,
+          markersize=4,
         )
       below.plot(
         list(found),
         [point["gb"] for point in found.values()],
-        marker="o",
-        color="#009E73",
-        label=preset,
-        **options,
+        STYLES["encode"],
+        color=colour,
+        linewidth=1.4,
+        markersize=4,
       )
-    above.set_ylabel("CPU seconds", fontsize=8)
-    below.set_ylabel("largest resident memory, GB", fontsize=8)
-    below.set_xlabel(axis, fontsize=8)
+    below.set_xlabel(TITLES[axis])
     for panel in (above, below):
-      panel.set_ylim(bottom=0)
-      panel.tick_params(labelsize=7)
-      panel.grid(alpha=0.25, linewidth=0.5)
-      panel.legend(fontsize=7, frameon=False)
-  figure.tight_layout()
+      panel.set_xscale("log", base=2)
+      panel.set_xticks(AXES[axis], [str(value) for value in AXES[axis]])
+      panel.minorticks_off()
+      panel.set_yscale("log")
+      panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+      panel.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+      panel.yaxis.set_minor_formatter(ticker.NullFormatter())
+      panel.grid(alpha=0.3, linewidth=0.5)
+  for values, panel in (
+    (AXES[axis], panel)
+    for axis, panel in zip(axes_shown, panels[0], strict=True)
+    if axis != "slices"
+  ):
+    _proportional(panel, values)
+  panels[0, 0].set_ylabel("CPU seconds")
+  panels[1, 0].set_ylabel("largest resident memory, GB")
+  handles, labels = panels[0, 0].get_legend_handles_labels()
+  figure.legend(
+    handles, labels, loc="upper center", ncols=4, frameon=False, fontsize=9
+  )
+  figure.tight_layout(rect=(0, 0, 1, 0.9))
   figure.savefig(path, dpi=110)
   pyplot.close(figure)
+
+
+def _proportional(panel, values) -> None:
+  """A thin line of what grows in proportion, below all others."""
+  low = min(
+    line.get_ydata()[0] for line in panel.lines if len(line.get_ydata())
+  )
+  panel.plot(
+    values,
+    [0.6 * low * value / values[0] for value in values],
+    ":",
+    color="0.4",
+    linewidth=1,
+    label="in proportion",
+    zorder=1,
+  )
 
 
 def main() -> None:
   """Prints a table and draws it."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--to", metavar="FILE", help="a picture, .png")
-  parser.add_argument("--presets", default="small,tiny", help="at most two")
+  parser.add_argument(
+    "--presets", default="full,small,tiny", help="at most three"
+  )
   parser.add_argument("--axes", default=",".join(AXES))
+  parser.add_argument(
+    "--most",
+    type=float,
+    default=16,
+    metavar="M",
+    help="megapixels that a point may code in all (default: %(default)s)",
+  )
   parser.add_argument(
     "--table", metavar="FILE", help="JSON of the points; those in it are kept"
   )
@@ -156,7 +214,9 @@ def main() -> None:
     for axis in args.axes.split(","):
       for value in AXES[axis]:
         key = f"{preset} {axis} {value}"
-        point = kept.get(key) or in_process(preset, axis, value)
+        point = kept.get(key)
+        if point is None and pixels(axis, value) <= args.most * 2**20:
+          point = in_process(preset, axis, value)
         if point is None:
           continue
         kept[key] = point

@@ -104,6 +104,12 @@ def _points(qualities, log_rates):
   ]
 
 
+# PCHIP by hand, in tenths: the slopes between the points are 1, 5, 5; at the
+# points 0 (the end's three-point formula gives -1, of the wrong sign), 5/3 (the
+# harmonic mean), 5, 5.
+BENT = _points([20, 21, 22, 23], np.array([0, 1, 6, 11]) / 10 - 3)
+
+
 def test_rate_difference(load):
   study = load("rate_difference.py")
   grid = np.linspace(20, 35, 6)
@@ -116,6 +122,11 @@ def test_rate_difference(load):
   falling = _points(grid, 3 - grid / 10)
   assert study.rate_difference(anchor, falling, "psnr") is None
   assert study.rate_difference(falling, anchor[:1], "psnr") is None
+  # Half way from 21 to 22, in tenths: (1 + 6) / 2 + (5/3 - 5) / 8 = 37/12.
+  (on_bent,) = _points([21.5], [37 / 120 - 3])
+  assert study.rate_difference(BENT, [on_bent], "psnr") == pytest.approx(
+    0, abs=1e-9
+  )
 
 
 def test_rate_difference_of_curves(load):
@@ -137,6 +148,13 @@ def test_rate_difference_of_curves(load):
     expected
   )
   assert study.common_range(anchor, steeper, "psnr") == (25, 35)
+  # Over 3 dB, in tenths: 12.5 by trapezia, less 5/12 for the slopes at the ends;
+  # the straight line is 4.5. A cubic polynomial would be 12.
+  straight = _points([20, 21, 22, 23], [-3, -2.9, -2.8, -2.7])
+  expected = 100 * (10 ** ((12.5 - 5 / 12 - 4.5) / 30) - 1)
+  assert study.rate_difference(straight, BENT, "psnr") == pytest.approx(
+    expected
+  )
   far = _points(other + 50, other)
   assert study.rate_difference(anchor, far, "psnr") is None
 
