@@ -30,6 +30,11 @@ SIZE = (512, 768)
 # Told apart by most colour-blind people (Okabe and Ito).
 COLOURS = ("#0072B2", "#D55E00", "#009E73")
 STYLES = {"encode": "o-", "decode": "s--"}
+TICKS = [
+  digit * 10.0**power
+  for power in range(-2, 4)
+  for digit in (1, 1.5, 2, 3, 5, 7)
+]
 TITLES = {
   "megapixels": "megapixels",
   "batch": "pictures of 512 x 768 at once",
@@ -143,9 +148,9 @@ def draw(path: str, points: dict) -> None:
       panel.set_xticks(AXES[axis], [str(value) for value in AXES[axis]])
       panel.minorticks_off()
       panel.set_yscale("log")
-      panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+      panel.yaxis.set_major_locator(ticker.FixedLocator(TICKS))
       panel.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-      panel.yaxis.set_minor_formatter(ticker.NullFormatter())
+      panel.yaxis.set_minor_locator(ticker.NullLocator())
       panel.grid(alpha=0.3, linewidth=0.5)
   for values, panel in (
     (AXES[axis], panel)
