@@ -28,7 +28,8 @@ def get_config() -> ConfigDict:
   # as in the paper.
   config.model.rate_levels = 0
   # Type of activations and products: "float32" or "bfloat16". Parameters,
-  # optimiser moments and rates stay float32.
+  # optimiser moments and rates stay float32; on a CPU activations, too: there
+  # only factors of products are rounded.
   config.model.compute_dtype = "float32"
 
   config.data = ConfigDict()

@@ -7,6 +7,7 @@ Where a method takes `valid`, this is the extent that counts (`ops.extents`), in
 elements of the method's first array; None for all of it.
 """
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -89,7 +90,10 @@ class Codec(nn.Module):
       config, self.dtype, "hyper_analysis", execution
     )
     self._hyper_synthesis = transforms.hyper_synthesis(
-      config, jnp.float32, "hyper_synthesis", execution
+      config,
+      jnp.float32,
+      "hyper_synthesis",
+      dataclasses.replace(execution, factor_dtype=None),
     )
     self._charm = charm.Charm(config, name="charm")
     shapes = factorized.param_shapes(config.hyper_width)

@@ -40,13 +40,19 @@ class LayerNorm(nn.Module):
     return layer_norm.layer_norm(x, scale, bias).astype(self.dtype)
 
 
-# Parameters and values of nn.Dense.
-dense = functools.partial(nn.Dense, dot_general=linear.dot_general)
+def dense(features: int, factor_dtype: Any = None, **options) -> nn.Dense:
+  """nn.Dense, its parameters and values; `factor_dtype` as in `ops.linear`."""
+  dot_general = functools.partial(
+    linear.dot_general, factor_dtype=factor_dtype
+  )
+  return nn.Dense(features, dot_general=dot_general, **options)
 
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-  """How Swin blocks are evaluated. Values and parameters are the same.
+  """How Swin blocks are evaluated. Parameters are the same.
+
+  So are values, but for rounding where there is a `factor_dtype`.
 
   Attributes:
     remat: the backward pass computes each block anew, from its input, which is
@@ -56,21 +62,56 @@ class Execution:
       the next one reads it. For the CPU; an accelerator has better uses for
       many windows. With `remat`, no more than one chunk's activations are ever
       held in the backward pass.
+    factor_dtype: type that factors of a block's dense products are rounded to,
+      see `ops.linear`; None: that of activations.
   """
 
   remat: bool = False
   chunked: bool = False
+  factor_dtype: Any = None
 
   @classmethod
-  def of_inference(cls, platform: str) -> "Execution":
+  def of_inference(
+    cls, platform: str, compute_dtype: Any = jnp.float32
+  ) -> "Execution":
     """What is fastest without gradients on "cpu", "gpu" or "tpu"."""
-    return cls(chunked=platform == "cpu")
+    return cls(
+      chunked=platform == "cpu",
+      factor_dtype=_factor_dtype(platform, compute_dtype),
+    )
 
   @classmethod
-  def of_training(cls, platform: str, devices: int, remat: bool) -> "Execution":
+  def of_training(
+    cls,
+    platform: str,
+    devices: int,
+    remat: bool,
+    compute_dtype: Any = jnp.float32,
+  ) -> "Execution":
     """What serves a training on this many devices; `remat` is the user's."""
     # Chunks of windows that several devices hold would have to be gathered.
-    return cls(remat, chunked=remat and platform == "cpu" and devices == 1)
+    return cls(
+      remat,
+      chunked=remat and platform == "cpu" and devices == 1,
+      factor_dtype=_factor_dtype(platform, compute_dtype),
+    )
+
+
+def activation_dtype(platform: str, compute_dtype: Any) -> Any:
+  """The `dtype` of modules that are to compute in `compute_dtype`.
+
+  CPUs with instructions for bfloat16 have them for products alone, and convert
+  before and after all else: there activations stay float32, and only factors of
+  products are narrow (`Execution.factor_dtype`).
+  """
+  if platform == "cpu":
+    return jnp.promote_types(compute_dtype, jnp.float32)
+  return compute_dtype
+
+
+def _factor_dtype(platform, compute_dtype):
+  wide = jnp.dtype(activation_dtype(platform, compute_dtype))
+  return None if wide == jnp.dtype(compute_dtype) else compute_dtype
 
 
 class WindowAttention(nn.Module):
@@ -79,6 +120,7 @@ class WindowAttention(nn.Module):
   num_heads: int
   window: int
   dtype: Any = jnp.float32
+  factor_dtype: Any = None
 
   @nn.compact
   def __call__(
@@ -94,9 +136,12 @@ class WindowAttention(nn.Module):
     )
     bias = table[windows.relative_position_index(self.window).reshape(-1)]
     bias = bias.reshape(tokens, tokens, self.num_heads).transpose(2, 0, 1)
-    qkv = dense(3 * channels, dtype=self.dtype, name="qkv")(x)
+    layer = functools.partial(
+      dense, factor_dtype=self.factor_dtype, dtype=self.dtype
+    )
+    qkv = layer(3 * channels, name="qkv")(x)
     x = attention.window_attention(qkv, bias, regions, num_heads=self.num_heads)
-    return dense(channels, dtype=self.dtype, name="proj")(x)
+    return layer(channels, name="proj")(x)
 
 
 class SwinBlock(nn.Module):
@@ -170,20 +215,22 @@ class SwinBlock(nn.Module):
   def _attend(self, x, regions):
     """(N, tokens, C) > (N, tokens, C)."""
     attend = WindowAttention(
-      self.num_heads, self.window, self.dtype, name="attention"
+      self.num_heads,
+      self.window,
+      self.dtype,
+      self.execution.factor_dtype,
+      name="attention",
     )
     return attend(x, regions)
 
   def _mix(self, x):
     """The MLP: (..., C) > (..., C)."""
     channels = x.shape[-1]
-    hidden = dense(
-      self.mlp_ratio * channels,
-      dtype=self.dtype,
-      name="mlp_in",
-    )(x)
-    hidden = gelu.gelu(hidden)
-    return dense(channels, dtype=self.dtype, name="mlp_out")(hidden)
+    layer = functools.partial(
+      dense, factor_dtype=self.execution.factor_dtype, dtype=self.dtype
+    )
+    hidden = layer(self.mlp_ratio * channels, name="mlp_in")(x)
+    return layer(channels, name="mlp_out")(gelu.gelu(hidden))
 
 
 class SwinBlocks(nn.Module):

@@ -1,6 +1,7 @@
 """The product of a dense layer, with gradients in forms that CPUs are fast at."""
 
 import functools
+from typing import Any
 
 import jax
 
@@ -11,6 +12,8 @@ def dot_general(
   dimension_numbers,
   precision=None,
   preferred_element_type=None,
+  *,
+  factor_dtype: Any = None,
 ) -> jax.Array:
   """x kernel, (..., C) and (C, D) > (..., D); what `nn.Dense` calls.
 
@@ -24,6 +27,10 @@ def dot_general(
     dimension_numbers: the last axis of x with the first of the kernel.
     precision: as in `jax.lax.dot_general`.
     preferred_element_type: must be None.
+    factor_dtype: type that x and the kernel are rounded to before they are
+      multiplied, and so is what the gradient of x is made of; sums are x's type.
+      The gradient of the kernel sums over too many tokens for that, and would
+      not be faster. None: x's type.
 
   Returns:
     (..., D), of x's type.
@@ -40,35 +47,45 @@ def dot_general(
     raise ValueError(
       f"preferred_element_type {preferred_element_type}: must be None"
     )
-  return _product(x, kernel, precision)
+  return _product(x, kernel, precision, factor_dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _product(x, kernel, precision):
-  return jax.lax.dot_general(
-    x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=precision
-  )
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _product(x, kernel, precision, factor_dtype):
+  return _multiply(x, kernel, (x.ndim - 1, 0), precision, factor_dtype)
 
 
-def _forward(x, kernel, precision):
-  return _product(x, kernel, precision), (x, kernel)
+def _forward(x, kernel, precision, factor_dtype):
+  return _product(x, kernel, precision, factor_dtype), (x, kernel)
 
 
-def _backward(precision, residuals, gradient):
+def _backward(precision, factor_dtype, residuals, gradient):
   x, kernel = residuals
-  last = x.ndim - 1
-  of_x = jax.lax.dot_general(
-    gradient, kernel, (((last,), (1,)), ((), ())), precision=precision
-  )
+  axes = (gradient.ndim - 1, 1)
+  of_x = _multiply(gradient, kernel, axes, precision, factor_dtype)
   # As matrices: with more axes to sum over XLA:CPU transposes x first, and
   # recomputes what made it, one number at a time, as it does so.
-  of_kernel = jax.lax.dot_general(
-    x.reshape(-1, x.shape[-1]),
-    gradient.reshape(-1, gradient.shape[-1]),
-    (((0,), (0,)), ((), ())),
-    precision=precision,
-  )
-  return of_x, of_kernel
+  x = x.reshape(-1, x.shape[-1])
+  gradient = gradient.reshape(-1, gradient.shape[-1])
+  if x.shape[1] <= gradient.shape[1]:
+    return of_x, _multiply(x, gradient, (0, 0), precision)
+  # XLA:CPU transposes the first factor: better the narrower one. The barrier
+  # keeps the two transpositions from being taken for none.
+  of_kernel = _multiply(gradient, x, (0, 0), precision)
+  return of_x, jax.lax.optimization_barrier(of_kernel).T
 
 
 _product.defvjp(_forward, _backward)
+
+
+def _multiply(a, b, axes, precision, factor_dtype=None):
+  """The sum over these axes of a and b, in a's type."""
+  factors = (a, b)
+  if factor_dtype is not None:
+    factors = (a.astype(factor_dtype), b.astype(factor_dtype))
+  return jax.lax.dot_general(
+    *factors,
+    (((axes[0],), (axes[1],)), ((), ())),
+    precision=precision,
+    preferred_element_type=a.dtype,
+  )

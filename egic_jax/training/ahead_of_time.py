@@ -142,11 +142,8 @@ def prepare(
     discriminator_config = trainer.make_discriminator_config(
       config, codec_config, num_classes=num_classes or known_classes(config)
     )
-  networks = networks_lib.Networks(
-    codec_config,
-    discriminator_config,
-    trainer.compute_dtype(config),
-    trainer.make_execution(config, mesh),
+  networks = trainer.make_networks(
+    config, mesh, codec_config, discriminator_config
   )
   return Program(config, stage, networks, target, mesh)
 

@@ -28,7 +28,7 @@ class Networks:
   Attributes:
     codec_config: the codec's size.
     discriminator_config: OASIS-C's size; None in stages without it.
-    dtype: type of activations and products.
+    dtype: type of activations, and of products unless `execution` says another.
     execution: how Swin blocks of the codec and the ORP head are evaluated.
   """
 

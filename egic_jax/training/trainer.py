@@ -63,7 +63,6 @@ def train(
     )
   directory = pathlib.Path(workdir).expanduser().absolute()
   codec_config = make_codec_config(config)
-  dtype = compute_dtype(config)
   stage = stages.get_stage(config.train.stage)
   schedules, optimizers = make_optimizers(config, stage)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
@@ -111,9 +110,7 @@ def train(
       )
   workdir_lib.claim(directory, document, report=report)
 
-  networks = networks_lib.Networks(
-    codec_config, discriminator_config, dtype, make_execution(config, mesh)
-  )
+  networks = make_networks(config, mesh, codec_config, discriminator_config)
   drawn = {
     "global_batch_size": config.data.batch_size,
     "crop_size": config.data.crop_size,
@@ -188,13 +185,22 @@ def train(
     )
 
 
-def make_execution(
-  config: ConfigDict, mesh: jax.sharding.Mesh
-) -> swin.Execution:
-  """How Swin blocks are evaluated on these devices."""
+def make_networks(
+  config: ConfigDict,
+  mesh: jax.sharding.Mesh,
+  codec_config: presets.CodecConfig,
+  discriminator_config: discriminator_presets.DiscriminatorConfig | None,
+) -> networks_lib.Networks:
+  """The networks, computed as these devices do it best."""
   platform = mesh.devices.flat[0].platform
-  return swin.Execution.of_training(
-    platform, mesh.devices.size, config.train.remat
+  dtype = compute_dtype(config)
+  return networks_lib.Networks(
+    codec_config,
+    discriminator_config,
+    swin.activation_dtype(platform, dtype),
+    swin.Execution.of_training(
+      platform, mesh.devices.size, config.train.remat, dtype
+    ),
   )
 
 
@@ -262,7 +268,7 @@ def make_discriminator_config(
 
 
 def compute_dtype(config: ConfigDict) -> Any:
-  """The type of activations; ValueError for another than the two."""
+  """The type to compute in; ValueError for another than the two."""
   if config.model.compute_dtype not in _DTYPES:
     raise ValueError(
       f"model.compute_dtype={config.model.compute_dtype}: must be one of"
@@ -274,7 +280,8 @@ def compute_dtype(config: ConfigDict) -> Any:
 def check_parts(
   config: ConfigDict, stage: stages.Stage, mesh: jax.sharding.Mesh
 ) -> None:
-  """ValueError unless batch, averages and parts fit the stage and the mesh."""
+  """ValueError unless batch, averages, parts and type of numbers will do."""
+  compute_dtype(config)
   if config.train.accumulate < 1:
     raise ValueError(
       f"train.accumulate={config.train.accumulate}: must be at least 1"

@@ -173,6 +173,42 @@ def test_a_cpu_takes_chunks_where_they_help():
   assert of("cpu", 1, False) == swin.Execution()
 
 
+def test_bfloat16_is_for_factors_alone_on_a_cpu_and_for_all_elsewhere():
+  bfloat16, float32 = jnp.bfloat16, jnp.float32
+  for make in (
+    swin.Execution.of_inference,
+    lambda platform, dtype: swin.Execution.of_training(
+      platform, 1, False, dtype
+    ),
+  ):
+    assert make("cpu", bfloat16).factor_dtype == bfloat16
+    assert make("cpu", float32).factor_dtype is None
+    assert make("gpu", bfloat16).factor_dtype is None
+  assert swin.activation_dtype("cpu", bfloat16) == float32
+  assert swin.activation_dtype("gpu", bfloat16) == bfloat16
+
+
+def test_factors_of_transforms_are_rounded_but_none_that_tables_hang_on(params):
+  narrow = codec.Codec(CONFIG, execution=swin.Execution(False, False, "bfloat16"))
+  rng = np.random.default_rng(0)
+  image = jnp.asarray(rng.random((1, 64, 64, 3)), jnp.float32)
+  y = MODEL.apply({"params": params}, image, method="analysis")
+  z = MODEL.apply({"params": params}, y, method="hyper_analysis")
+
+  def both(method, x):
+    return [
+      model.apply({"params": params}, x, method=method)
+      for model in (MODEL, narrow)
+    ]
+
+  for method, x in [("analysis", image), ("synthesis", y)]:
+    wide, rounded = both(method, x)
+    deviation = np.abs(wide - rounded).max() / np.std(wide)
+    assert 1e-4 < deviation < 0.1, method
+  for plain, other in zip(*both("hyper_synthesis", jnp.round(z)), strict=True):
+    np.testing.assert_array_equal(plain, other)
+
+
 def test_remat_reaches_every_block_and_changes_no_parameter(params):
   model = codec.Codec(CONFIG, execution=swin.Execution(remat=True))
   shape = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)

@@ -8,10 +8,11 @@ import pytest
 from egic_jax.ops import linear
 
 
-@pytest.mark.parametrize("shape", [(6, 5), (2, 3, 5), (2, 3, 4, 5)])
+# 9 is wider than what it is multiplied to, 7; the gradient is turned then.
+@pytest.mark.parametrize("shape", [(6, 5), (2, 3, 5), (2, 3, 4, 5), (2, 3, 9)])
 def test_value_and_gradients_in_float64(shape, float64):
   rng = np.random.default_rng(0)
-  x, kernel = rng.standard_normal(shape), rng.standard_normal((5, 7))
+  x, kernel = rng.standard_normal(shape), rng.standard_normal((shape[-1], 7))
   weight = rng.standard_normal((*shape[:-1], 7))
   numbers = (((len(shape) - 1,), (0,)), ((), ()))
 
@@ -32,3 +33,34 @@ def test_another_product_is_refused():
   x = jnp.ones((2, 3))
   with pytest.raises(ValueError, match="dimension_numbers"):
     linear.dot_general(x, x, (((1,), (1,)), ((), ())))
+
+
+def test_factors_are_rounded_and_sums_are_not():
+  rng = np.random.default_rng(0)
+  x, kernel, weight = (
+    jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    for shape in ((300, 400), (400, 200), (300, 200))
+  )
+  numbers = (((1,), (0,)), ((), ()))
+
+  def loss(x, kernel):
+    y = linear.dot_general(
+      x, kernel, numbers, "highest", factor_dtype=jnp.bfloat16
+    )
+    return (y * weight).sum(), y
+
+  (of_x, of_kernel), y = jax.grad(loss, argnums=(0, 1), has_aux=True)(x, kernel)
+
+  def wide(*factors):
+    rounded = (np.asarray(f.astype(jnp.bfloat16), np.float64) for f in factors)
+    return np.matmul(*rounded)
+
+  for ours, exact in [
+    (y, wide(x, kernel)),
+    (of_x, wide(weight, kernel.T)),
+    # From what was not rounded.
+    (of_kernel, np.asarray(x, np.float64).T @ np.asarray(weight, np.float64)),
+  ]:
+    assert ours.dtype == jnp.float32
+    # Sums in bfloat16 would be off by 0.1, factors not rounded by 0.05.
+    np.testing.assert_allclose(ours, exact, atol=2e-4)

@@ -11,6 +11,7 @@ import sys
 import types
 
 import jax
+import jax.numpy as jnp
 import micro_program  # noqa: F401  Adds the size "micro".
 import pytest
 
@@ -110,6 +111,10 @@ def test_remat_reaches_the_networks_of_the_platform():
   for changes, execution in [
     ((), swin.Execution()),
     (("train.remat=True",), swin.Execution(remat=True, chunked=True)),
+    (
+      ("model.compute_dtype=bfloat16",),
+      swin.Execution(factor_dtype=jnp.bfloat16),
+    ),
   ]:
     networks = _prepare("tiny_orp", *changes).networks
     assert networks.execution == networks.codec.execution == execution
@@ -198,6 +203,7 @@ def test_each_part_of_a_batch_is_work(monkeypatch):
 _FOUR = """
 import dataclasses, json, math
 import jax
+import jax.numpy as jnp
 import test_ahead_of_time as tests
 from egic_jax.training import ahead_of_time, chips, tpu_topology
 
