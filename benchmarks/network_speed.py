@@ -29,7 +29,7 @@ import numpy as np  # noqa: E402
 from egic_jax.bitstream import buckets, model_file, programs  # noqa: E402
 from egic_jax.bitstream import codec as image_codec  # noqa: E402
 from egic_jax.losses import rate_distortion  # noqa: E402
-from egic_jax.models import codec, presets  # noqa: E402
+from egic_jax.models import codec, presets, swin  # noqa: E402
 
 
 def timed(function, *args, repeats: int) -> tuple[float, float]:
@@ -52,7 +52,12 @@ def matmul_rate() -> float:
 
 def training_step(config, dtype):
   """Gradient of the stage-1 loss and an SGD update: what a step computes."""
-  model = codec.Codec(config, dtype)
+  platform = jax.default_backend()
+  model = codec.Codec(
+    config,
+    swin.activation_dtype(platform, dtype),
+    swin.Execution.of_training(platform, 1, False, dtype),
+  )
 
   @functools.partial(jax.jit, donate_argnums=0)
   def step(params, image, key):
@@ -73,11 +78,13 @@ def time_coding(args, config, params) -> dict[str, tuple[float, float]]:
   rng = np.random.default_rng(0)
   coarse = rng.integers(0, 256, (args.height // 16, args.width // 16, 3))
   image = np.kron(coarse, np.ones((16, 16, 1))).astype(np.uint8)
-  coder = image_codec.ImageCodec.from_model(
-    model_file.build_model(config, {"codec": params})
-  )
+  model = model_file.build_model(config, {"codec": params})
+  coder = image_codec.ImageCodec.from_model(model)
   calls = {"encode": (coder.encode, image)}
-  calls["decode"] = (coder.decode, coder.encode(image))
+  data = coder.encode(image)
+  calls["decode"] = (coder.decode, data)
+  narrow = image_codec.ImageCodec.from_model(model, "bfloat16")
+  calls["decode, bfloat16"] = (narrow.decode, data)
   parts = programs.programs(config)
   params = jax.tree.map(jnp.asarray, params)
   image, valid = buckets.place(image[None], config.hyper_stride)

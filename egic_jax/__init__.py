@@ -37,13 +37,18 @@ __all__ = [
 ]
 
 
-def load_model(model: "str | os.PathLike | None" = None) -> "ImageCodec":
+def load_model(
+  model: "str | os.PathLike | None" = None, *, precision: str = "float32"
+) -> "ImageCodec":
   """Opens a model.
 
   Args:
     model: the name of a shipped model (`egic models` lists them), a model file
       of `egic export`, or a work directory of `egic train`. None opens the
       default of the shipped models.
+    precision: type that decoded symbols are turned into a picture in. With
+      "bfloat16" its values may be one level off; large models are faster where
+      the processor has instructions for it. Files are the same.
 
   Returns:
     A codec. It and the functions below may be used from several threads; its
@@ -54,18 +59,24 @@ def load_model(model: "str | os.PathLike | None" = None) -> "ImageCodec":
   """
   from egic_jax.cli import models
 
-  return models.open_codec(model)
+  return models.open_codec(model, precision)
 
 
-def load_model_of(data: bytes) -> "ImageCodec":
+def load_model_of(
+  data: bytes, *, precision: str = "float32"
+) -> "ImageCodec":
   """Opens the shipped model that made an `.egic` file.
+
+  Args:
+    data: the file's content.
+    precision: as in `load_model`.
 
   Raises:
     ValueError: in one line, if it is no such file, or made by no such model.
   """
   from egic_jax.cli import models
 
-  return models.FileCodecs(None).of(data)
+  return models.FileCodecs(None, precision).of(data)
 
 
 def encode(

@@ -28,6 +28,7 @@ class Decoder:
     orp_params: Mapping[str, Any] | None,
     latent_coder: latents.LatentCoder,
     fingerprint: bytes,
+    precision: str = "float32",
   ):
     """Parameters on the device; the rest as in `codec.ImageCodec`."""
     self._config = config
@@ -35,7 +36,7 @@ class Decoder:
     self._orp_params = orp_params
     self._latent_coder = latent_coder
     self._fingerprint = fingerprint
-    self._programs = programs.programs(config)
+    self._programs = programs.programs(config, precision)
     self._y_scale = config.hyper_stride // config.latent_stride
 
   def unpack(self, data: bytes, max_pixels: int | None) -> container.Container:

@@ -2,7 +2,8 @@
 
 Parameters are arguments, so that no program holds a copy of them and models of
 one size share them all. Products are taken in full float32: accelerators would
-use bfloat16 or TF32 unless told otherwise.
+use bfloat16 or TF32 unless told otherwise. Synthesis alone may be told so: no
+symbol and no table hangs on it.
 
 Maps come in the sizes of `buckets`, the picture in the upper left corner, and
 `valid` tells its extent: (height, width), int32 scalars in elements of z (64
@@ -20,6 +21,8 @@ import jax.numpy as jnp
 from egic_jax import stored_program
 from egic_jax.models import presets
 from egic_jax.ops import extents
+
+_PRECISIONS = ("float32", "bfloat16")
 
 
 class Programs(NamedTuple):
@@ -50,38 +53,38 @@ class Programs(NamedTuple):
 
 
 @functools.lru_cache(maxsize=8)
-def programs(config: presets.CodecConfig) -> Programs:
-  """The programs of a size, shared by all models of it."""
+def programs(
+  config: presets.CodecConfig, precision: str = "float32"
+) -> Programs:
+  """The programs of a size, shared by all models of it.
+
+  Args:
+    config: the size.
+    precision: type that synthesis computes in, "float32" or "bfloat16".
+
+  Raises:
+    ValueError: another precision.
+  """
+  if precision not in _PRECISIONS:
+    raise ValueError(
+      f"precision is {precision!r}; it must be one of {', '.join(_PRECISIONS)}"
+    )
+  if precision != "float32":
+    synthesis, synthesis_orp = _synthesis_programs(config, precision)
+    return programs(config)._replace(
+      synthesis=synthesis, synthesis_orp=synthesis_orp
+    )
   # Elements of a map per element of z, along a side.
   pixels = config.hyper_stride
   latents = config.hyper_stride // config.latent_stride
 
   def apply(params, *args, method, **extents_of_args):
-    # Where programs are found on disk, Flax is not even imported.
-    from egic_jax.models import codec, swin
-
-    execution = swin.Execution.of_inference(jax.default_backend())
-    return codec.Codec(config, execution=execution).apply(
+    return _codec(config).apply(
       {"params": params}, *args, **extents_of_args, method=method
-    )
-
-  def program(function, **options):
-    @functools.wraps(function)
-    def precise(*args):
-      with jax.default_matmul_precision("highest"):
-        return function(*args)
-
-    return stored_program.StoredProgram(
-      jax.jit(precise, **options),
-      f"{function.__name__} {config}",
-      **options,
     )
 
   def to_float(image):
     return image.astype(jnp.float32) / 255
-
-  def to_uint8(image):
-    return jnp.round(jnp.clip(image, 0, 1) * 255).astype(jnp.uint8)
 
   def analysis(params, image, valid):
     valid = extents.scaled(valid, pixels)
@@ -105,27 +108,6 @@ def programs(config: presets.CodecConfig) -> Programs:
       valid=extents.scaled(valid, latents),
     )
 
-  def synthesis(params, y_hat, valid):
-    valid = extents.scaled(valid, latents)
-    return to_uint8(apply(params, y_hat, method="synthesis", valid=valid))
-
-  def synthesis_orp(params, orp_params, y_hat, alpha, valid):
-    from egic_jax.models import orp, swin
-
-    features = apply(
-      params,
-      y_hat,
-      method="synthesis_features",
-      valid=extents.scaled(valid, latents),
-    )
-    valid = extents.scaled(valid, pixels // 2)
-    x_gan = apply(params, features, method="synthesis_last_stage", valid=valid)
-    head = orp.OrpHead(
-      config, execution=swin.Execution.of_inference(jax.default_backend())
-    )
-    x_mse = head.apply({"params": orp_params}, features, valid)
-    return to_uint8(orp.interpolate(x_gan, x_mse, alpha))
-
   def bits(params, y, z, valid, coded):
     valid = extents.scaled(valid, latents)
     quantized = apply(params, y, z, method="quantize", valid=valid, coded=coded)
@@ -139,13 +121,77 @@ def programs(config: presets.CodecConfig) -> Programs:
       for method in ("scale_latent", "unscale_latent")
     )
 
+  program = functools.partial(_program, key=str(config))
+  synthesis, synthesis_orp = _synthesis_programs(config, precision)
   return Programs(
     analysis=program(analysis),
     hyper_analysis=program(hyper_analysis),
     hyper_synthesis=program(hyper_synthesis),
     slice_parameters=program(slice_parameters, static_argnums=(0,)),
-    synthesis=program(synthesis),
-    synthesis_orp=program(synthesis_orp),
+    synthesis=synthesis,
+    synthesis_orp=synthesis_orp,
     bits=program(bits),
     gains=program(gains),
+  )
+
+
+def _synthesis_programs(config, precision):
+  pixels = config.hyper_stride
+  latents = config.hyper_stride // config.latent_stride
+
+  def to_uint8(image):
+    return jnp.round(jnp.clip(image, 0, 1) * 255).astype(jnp.uint8)
+
+  def synthesis(params, y_hat, valid):
+    valid = extents.scaled(valid, latents)
+    image = _codec(config, precision).apply(
+      {"params": params}, y_hat, valid=valid, method="synthesis"
+    )
+    return to_uint8(image)
+
+  def synthesis_orp(params, orp_params, y_hat, alpha, valid):
+    from egic_jax.models import orp
+
+    codec, params = _codec(config, precision), {"params": params}
+    features = codec.apply(
+      params,
+      y_hat,
+      method="synthesis_features",
+      valid=extents.scaled(valid, latents),
+    )
+    valid = extents.scaled(valid, pixels // 2)
+    x_gan = codec.apply(
+      params, features, method="synthesis_last_stage", valid=valid
+    )
+    head = orp.OrpHead(config, codec.dtype, codec.execution)
+    x_mse = head.apply({"params": orp_params}, features, valid)
+    return to_uint8(orp.interpolate(x_gan, x_mse, alpha))
+
+  key = str(config)
+  if precision != "float32":
+    key = f"{precision} {key}"
+  return _program(synthesis, key), _program(synthesis_orp, key)
+
+
+def _codec(config, precision="float32"):
+  """The network, computed as this machine does it best."""
+  # Where programs are found on disk, Flax is not even imported.
+  from egic_jax.models import codec, swin
+
+  platform, dtype = jax.default_backend(), jnp.dtype(precision)
+  return codec.Codec(
+    config,
+    swin.activation_dtype(platform, dtype),
+    swin.Execution.of_inference(platform, dtype),
+  )
+
+
+def _program(function, key, **options):
+  @functools.wraps(function)
+  def precise(*args):
+    with jax.default_matmul_precision("highest"):
+      return function(*args)
+
+  return stored_program.StoredProgram(
+    jax.jit(precise, **options), f"{function.__name__} {key}", **options
   )

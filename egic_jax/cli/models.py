@@ -56,12 +56,14 @@ def open_model(name: str | os.PathLike | None):
   return model_file.build_model(config, params, {"step": str(step)})
 
 
-def open_codec(name: str | os.PathLike | None):
-  """An ImageCodec of the model; see `open_model`."""
+def open_codec(
+  name: str | os.PathLike | None, precision: str = "float32"
+):
+  """An ImageCodec of the model; see `open_model` and `ImageCodec.from_model`."""
   model = open_model(name)
   from egic_jax.bitstream import codec
 
-  return codec.ImageCodec.from_model(model)
+  return codec.ImageCodec.from_model(model, precision)
 
 
 def shipped_model_of(data: bytes) -> catalog.ShippedModel:
@@ -85,9 +87,12 @@ def shipped_model_of(data: bytes) -> catalog.ShippedModel:
 class FileCodecs:
   """The codec of each file: of the model named, or of the one that made it."""
 
-  def __init__(self, name: str | os.PathLike | None):
+  def __init__(
+    self, name: str | os.PathLike | None, precision: str = "float32"
+  ):
     """Opens the model of this name at once; None for those shipped."""
-    self._named = None if name is None else open_codec(name)
+    self._named = None if name is None else open_codec(name, precision)
+    self._precision = precision
     self._opened = {}
 
   def of(self, data: bytes):
@@ -96,7 +101,7 @@ class FileCodecs:
       return self._named
     path = shipped_model_of(data).path
     if path not in self._opened:
-      self._opened[path] = open_codec(path)
+      self._opened[path] = open_codec(path, self._precision)
     return self._opened[path]
 
 

@@ -37,6 +37,8 @@ Report = Callable[[str], None]
 # gradient of Swin blocks is as fast and has the same bits (at 0, a third as
 # fast).
 _ON_CPU = {"xla_backend_optimization_level": 1}
+# Seconds; some thousand times what it takes.
+_MOMENT = 0.001
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +223,10 @@ def run(
       _check_finite(values, step, log_every, saved.latest_step())
       return values
 
+    on_cpu = _on_cpu(mesh)
     while True:
+      if on_cpu:
+        _wait_for_memory(state)
       state, scalars = compiled(state, batch, noise_key, constants)
       means.add(scalars)
       step += 1
@@ -275,8 +280,22 @@ def _compile(step_fn, state, batch, key, constants, mesh):
   """The training step as a compiled program; it cannot be traced anew."""
   jitted = sharding.jit_step(step_fn, state, mesh)
   lowered = jitted.lower(state, batch, key, constants)
-  on_cpu = mesh.devices.flat[0].platform == "cpu"
-  return lowered.compile(compiler_options=_ON_CPU if on_cpu else None)
+  return lowered.compile(compiler_options=_ON_CPU if _on_cpu(mesh) else None)
+
+
+def _on_cpu(mesh) -> bool:
+  return mesh.devices.flat[0].platform == "cpu"
+
+
+def _wait_for_memory(state) -> None:
+  """Returns when the step before this one has given its temporaries back.
+
+  A CPU's take memory at once when they are dispatched: two at a time would hold
+  twice the memory and, as it then lies in pieces, more in later steps. They
+  give it back a moment after their results are there.
+  """
+  jax.block_until_ready(state)
+  time.sleep(_MOMENT)
 
 
 def _stopping(

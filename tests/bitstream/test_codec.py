@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from egic_jax import program_store
 from egic_jax.bitstream import (
   codec,
   container,
@@ -156,6 +157,31 @@ def test_inspect_measures_the_parts(image_codec, picture):
   assert abs(parts["payload_bytes"] - total) <= 1
   assert (parts["height"], parts["width"]) == (64, 64)
   assert parts["fingerprint"] == image_codec.fingerprint.hex()
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+def test_precision_is_of_the_picture_and_of_nothing_else(
+  model, image_codec, picture, alpha, tmp_path
+):
+  # Programs on disk, so that one of the other precision could be taken.
+  before = program_store.current()
+  assert program_store.use(tmp_path)
+  try:
+    narrow = codec.ImageCodec.from_model(model, "bfloat16")
+    image = picture(50, 70)
+    data = image_codec.encode(image)
+    assert narrow.encode(image) == data
+    rounded = narrow.decode(data, alpha).astype(int)
+    deviation = np.abs(rounded - image_codec.decode(data, alpha))
+  finally:
+    program_store._current = before
+  assert 0 < (deviation > 0).mean() < 0.5
+  assert deviation.max() <= 3
+
+
+def test_another_precision_is_refused(model):
+  with pytest.raises(ValueError, match="'int8'; it must be one of float32, bf"):
+    codec.ImageCodec.from_model(model, "int8")
 
 
 def test_alpha_mixes_two_outputs(image_codec, picture):

@@ -80,6 +80,20 @@ def test_alpha_changes_the_picture_and_not_the_file(
   np.testing.assert_allclose(half[inside], ((mse + gan) / 2)[inside], atol=1.01)
 
 
+def test_precision_reaches_the_decoder(picture, model_path, tmp_path):
+  coded = tmp_path / "a.egic"
+  assert egic("compress", picture, "-o", coded, "--model", model_path) == 0
+  outputs = []
+  for precision in ("float32", "bfloat16"):
+    out = ("-o", tmp_path / f"{precision}.png", "--model", model_path)
+    assert egic("decompress", coded, *out, "--precision", precision) == 0
+    outputs.append(images.read(out[1]))
+    opened = egic_jax.load_model(model_path, precision=precision)
+    decoded = egic_jax.decode(opened, coded.read_bytes())
+    np.testing.assert_array_equal(decoded, outputs[-1])
+  assert 0 < (outputs[0] != outputs[1]).mean() < 0.5
+
+
 def test_many_files_into_a_directory_and_one_that_fails(
   picture, model_path, tmp_path, capsys
 ):

@@ -80,6 +80,8 @@ def test_there_and_back_without_a_model(picture, tmp_path, capsys):
     assert data == egic_jax.encode(codec, images.read(picture))
     decoded = egic_jax.decode(egic_jax.load_model_of(data), data)
     np.testing.assert_array_equal(images.read(out / f"{name}.png"), decoded)
+    narrow = egic_jax.load_model_of(data, precision="bfloat16")
+    assert (egic_jax.decode(narrow, data) != decoded).any()
     assert egic("info", tmp_path / f"{name}.egic") == 0
     text = capsys.readouterr().out
     assert f"({name})" in text and "slice" not in text

@@ -3,6 +3,7 @@
 import os
 import signal
 
+import jax
 import micro_training
 import numpy as np
 import orbax.checkpoint as ocp
@@ -85,6 +86,23 @@ def test_two_and_two_steps_equal_four_bit_for_bit(train):
   outcome, lines = train("at_once", num_steps=4)
   assert outcome.metrics == {}
   assert any("nothing to do" in line for line in lines)
+
+
+def test_on_a_cpu_no_two_steps_hold_memory(train, programs, monkeypatch):
+  train("first", num_steps=1)
+  ((key, compiled),) = [
+    item for item in programs.items() if item[0][1:] == (None, ())
+  ]
+  ready = []
+
+  def checked(state, *rest):
+    ready.append(all(x.is_ready() for x in jax.tree.leaves(state)))
+    return compiled(state, *rest)
+
+  monkeypatch.setitem(programs, key, checked)
+  # Nothing else that waits comes between.
+  train("next", num_steps=4, log_every=4, checkpoint_every=4)
+  assert ready == [True] * 4
 
 
 def test_not_finite_aborts_and_keeps_the_last_good_checkpoint(train):
