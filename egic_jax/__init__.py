@@ -62,9 +62,7 @@ def load_model(
   return models.open_codec(model, precision)
 
 
-def load_model_of(
-  data: bytes, *, precision: str = "float32"
-) -> "ImageCodec":
+def load_model_of(data: bytes, *, precision: str = "float32") -> "ImageCodec":
   """Opens the shipped model that made an `.egic` file.
 
   Args:

@@ -56,9 +56,7 @@ def open_model(name: str | os.PathLike | None):
   return model_file.build_model(config, params, {"step": str(step)})
 
 
-def open_codec(
-  name: str | os.PathLike | None, precision: str = "float32"
-):
+def open_codec(name: str | os.PathLike | None, precision: str = "float32"):
   """An ImageCodec of the model; see `open_model` and `ImageCodec.from_model`."""
   model = open_model(name)
   from egic_jax.bitstream import codec

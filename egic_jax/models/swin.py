@@ -42,9 +42,7 @@ class LayerNorm(nn.Module):
 
 def dense(features: int, factor_dtype: Any = None, **options) -> nn.Dense:
   """nn.Dense, its parameters and values; `factor_dtype` as in `ops.linear`."""
-  dot_general = functools.partial(
-    linear.dot_general, factor_dtype=factor_dtype
-  )
+  dot_general = functools.partial(linear.dot_general, factor_dtype=factor_dtype)
   return nn.Dense(features, dot_general=dot_general, **options)
 
 

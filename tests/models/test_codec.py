@@ -189,7 +189,9 @@ def test_bfloat16_is_for_factors_alone_on_a_cpu_and_for_all_elsewhere():
 
 
 def test_factors_of_transforms_are_rounded_but_none_that_tables_hang_on(params):
-  narrow = codec.Codec(CONFIG, execution=swin.Execution(False, False, "bfloat16"))
+  narrow = codec.Codec(
+    CONFIG, execution=swin.Execution(False, False, "bfloat16")
+  )
   rng = np.random.default_rng(0)
   image = jnp.asarray(rng.random((1, 64, 64, 3)), jnp.float32)
   y = MODEL.apply({"params": params}, image, method="analysis")
