@@ -1,5 +1,6 @@
 import concurrent.futures
 import dataclasses
+import re
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from egic_jax.bitstream import (
   codec,
   container,
   model_file,
+  programs,
   tables,
   windowed,
 )
@@ -177,6 +179,25 @@ def test_precision_is_of_the_picture_and_of_nothing_else(
     program_store._current = before
   assert 0 < (deviation > 0).mean() < 0.5
   assert deviation.max() <= 3
+
+
+def test_precision_is_that_of_both_ends_of_synthesis(model):
+  config = model.config
+  narrow = programs.programs(config, "bfloat16")
+  codec_params, orp_params = model.params["codec"], model.params["orp"]
+  y_hat = np.zeros((1, 8, 8, config.latent_channels), np.float32)
+  valid = (np.int32(2), np.int32(2))
+  one = narrow.synthesis.lower(codec_params, y_hat, valid)
+  both = narrow.synthesis_orp.lower(
+    codec_params, orp_params, y_hat, np.float32(0.5), valid
+  )
+  counts = [
+    len(re.findall("dot_general.*bf16", lowered.as_text()))
+    for lowered in (one, both)
+  ]
+  depths = config.analysis_depths
+  # Of each block qkv, proj, mlp_in and mlp_out.
+  assert counts == [4 * sum(depths), 4 * (sum(depths) + depths[0])]
 
 
 def test_another_precision_is_refused(model):

@@ -1,6 +1,7 @@
 """Invariants of the codec at a size that compiles in seconds."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -207,6 +208,12 @@ def test_factors_of_transforms_are_rounded_but_none_that_tables_hang_on(params):
     wide, rounded = both(method, x)
     deviation = np.abs(wide - rounded).max() / np.std(wide)
     assert 1e-4 < deviation < 0.1, method
+  lowered = jax.jit(
+    lambda image: narrow.apply({"params": params}, image, method="analysis")
+  ).lower(image)
+  rounded = re.findall("dot_general.*bf16", lowered.as_text())
+  # Of each block qkv, proj, mlp_in and mlp_out.
+  assert len(rounded) == 4 * sum(CONFIG.analysis_depths)
   for plain, other in zip(*both("hyper_synthesis", jnp.round(z)), strict=True):
     np.testing.assert_array_equal(plain, other)
 
