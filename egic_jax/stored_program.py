@@ -26,7 +26,13 @@ class StoredProgram:
   arrays. Everything else is left to jit, and so is whatever goes wrong.
   """
 
-  def __init__(self, jitted: Callable, key: str, static_argnums=()):
+  def __init__(
+    self,
+    jitted: Callable,
+    key: str,
+    static_argnums=(),
+    select: Callable | None = None,
+  ):
     """Wraps a function of positional arguments.
 
     Args:
@@ -34,14 +40,19 @@ class StoredProgram:
       key: names all that decides what is computed, but for the source code:
         shapes in mappings among the arguments (parameters) included.
       static_argnums: positions of arguments that are compiled in.
+      select: takes the arguments of a call, returns those that the function is
+        given: mappings with what it needs of them. Each of hundreds of
+        parameters costs a microsecond or two a call, needed or not.
     """
     self._jitted = jitted
+    self._select = select or (lambda *args: args)
     self._key = key
     self._static = frozenset(static_argnums)
     self._executables: dict[str, Callable] = {}
     self._lock = threading.Lock()
 
   def __call__(self, *args):
+    args = self._select(*args)
     call = self._find(args)
     if call is None:
       return self._jitted(*args)
@@ -66,14 +77,14 @@ class StoredProgram:
     def work():
       # The call would meet the same error, and tell.
       with contextlib.suppress(Exception):
-        self._find(args)
+        self._find(self._select(*args))
 
     if program_store.current() is not None:
       threading.Thread(target=work).start()
 
   def lower(self, *args):
     """As of the jitted function."""
-    return self._jitted.lower(*args)
+    return self._jitted.lower(*self._select(*args))
 
   def _cache_size(self) -> int:
     return self._jitted._cache_size() + len(self._executables)

@@ -175,3 +175,27 @@ def test_decoding_imports_neither_flax_nor_scipy():
     [sys.executable, "-c", code], capture_output=True, text=True, check=True
   )
   assert done.stdout.strip() == "[]"
+
+
+def test_what_is_not_selected_is_not_passed_on(directory, arguments):
+  params, x, _ = arguments
+  seen = []
+
+  def product(params, x):
+    seen.append(sorted(params))
+    return params["w"] @ x
+
+  def make():
+    return stored_program.StoredProgram(
+      jax.jit(product),
+      "product",
+      select=lambda params, x: ({"w": params["w"]}, x),
+    )
+
+  more = params | {"unused": jnp.ones(3)}
+  first = make()(more, x)
+  np.testing.assert_array_equal(make()(more, x), first)
+  # Traced once, though what is not needed has another shape.
+  np.testing.assert_array_equal(make()(params | {"unused": x}, x), first)
+  assert seen == [["w"]]
+  assert "dot" in make().lower(more, x).as_text()

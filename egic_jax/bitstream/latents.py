@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from egic_jax.bitstream import (
@@ -209,14 +210,20 @@ class LatentCoder:
     scale = self._config.hyper_stride // self._config.latent_stride
     z_hat, valid = buckets.place(z.astype(np.float32), 1)
     inside = (slice(None), *(slice(scale * side) for side in z.shape[1:3]))
+    on_host = jax.default_backend() == "cpu"
+    on_device = []
 
-    def slice_parameters(i, *latents_and_support):
+    def slice_parameters(i, latent_means, latent_scales, support):
+      if not on_host:
+        # A slice travels to the device once, not with every later one again.
+        on_device.extend(map(jax.device_put, support[len(on_device) :]))
+        support = tuple(on_device)
       return self._programs.slice_parameters(
-        i, self._params, *latents_and_support, valid
+        i, self._params, latent_means, latent_scales, support, valid
       )
 
     def visit(i, mean, scale_index):
-      mean, scale_index = np.asarray(mean), np.asarray(scale_index)
+      mean, scale_index = jax.device_get((mean, scale_index))
       mean, scale_index = mean[inside], scale_index[inside]
       if not (np.isfinite(mean).all() and np.isfinite(scale_index).all()):
         raise _NotFiniteError(f"parameters of slice {i} are not finite")

@@ -121,17 +121,21 @@ def programs(
       for method in ("scale_latent", "unscale_latent")
     )
 
-  program = functools.partial(_program, key=str(config))
+  def program(function, *groups):
+    return _program(function, str(config), _parameters_of(*groups))
+
   synthesis, synthesis_orp = _synthesis_programs(config, precision)
   return Programs(
-    analysis=program(analysis),
-    hyper_analysis=program(hyper_analysis),
-    hyper_synthesis=program(hyper_synthesis),
-    slice_parameters=program(slice_parameters, static_argnums=(0,)),
+    analysis=program(analysis, "analysis"),
+    hyper_analysis=program(hyper_analysis, "hyper_analysis"),
+    hyper_synthesis=program(hyper_synthesis, "hyper_synthesis"),
+    slice_parameters=_program(
+      slice_parameters, str(config), _parameters_of_slice, static_argnums=(0,)
+    ),
     synthesis=synthesis,
     synthesis_orp=synthesis_orp,
-    bits=program(bits),
-    gains=program(gains),
+    bits=program(bits, "hyper_synthesis", "charm"),
+    gains=program(gains, "rate"),
   )
 
 
@@ -170,7 +174,26 @@ def _synthesis_programs(config, precision):
   key = str(config)
   if precision != "float32":
     key = f"{precision} {key}"
-  return _program(synthesis, key), _program(synthesis_orp, key)
+  of_synthesis = _parameters_of("synthesis")
+  return (
+    _program(synthesis, key, of_synthesis),
+    _program(synthesis_orp, key, of_synthesis),
+  )
+
+
+def _parameters_of(*groups):
+  """Of the arguments (params, ...) those with only these groups of params."""
+
+  def select(params, *args):
+    return {name: params[name] for name in ("prior", *groups)}, *args
+
+  return select
+
+
+def _parameters_of_slice(i, params, *args):
+  names = (f"mean_{i}", f"scale_{i}")
+  networks = {name: params["charm"][name] for name in names}
+  return i, {"prior": params["prior"], "charm": networks}, *args
 
 
 def _codec(config, precision="float32"):
@@ -186,12 +209,15 @@ def _codec(config, precision="float32"):
   )
 
 
-def _program(function, key, **options):
+def _program(function, key, select, **options):
   @functools.wraps(function)
   def precise(*args):
     with jax.default_matmul_precision("highest"):
       return function(*args)
 
   return stored_program.StoredProgram(
-    jax.jit(precise, **options), f"{function.__name__} {key}", **options
+    jax.jit(precise, **options),
+    f"{function.__name__} {key}",
+    select=select,
+    **options,
   )

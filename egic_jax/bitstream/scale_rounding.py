@@ -74,13 +74,17 @@ def round_indices(scale_index: np.ndarray, shifts: np.ndarray) -> np.ndarray:
   Returns:
     (N,) int32 in [0, 63].
   """
-  size = scale_index.size
-  group = np.arange(size, dtype=np.int64) * len(shifts) // max(1, size)
+  # Element e is in group e * groups // size: where do groups begin?
+  groups = np.arange(len(shifts) + 1, dtype=np.int64)
+  starts = -(-groups * scale_index.size // len(shifts))
   steps = (shifts.astype(np.int64) + 1) // 2
   shift = np.where(shifts % 2 == 1, steps, -steps) * _UNIT
-  # Indices and shifts are binary fractions: the sum is exact in float64.
-  table = np.floor(scale_index.astype(np.float64) + shift[group] + 0.5)
-  return np.clip(table, 0, gaussian.NUM_SCALES - 1).astype(np.int32)
+  # Indices and shifts are binary fractions: the sums are exact in float64.
+  table = np.repeat(shift + 0.5, np.diff(starts))
+  table += scale_index
+  np.floor(table, out=table)
+  np.clip(table, 0, gaussian.NUM_SCALES - 1, out=table)
+  return table.astype(np.int32)
 
 
 def _conflicts(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from egic_jax.entropy import gaussian
 from egic_jax.models import presets
-from egic_jax.ops import extents, quantization
+from egic_jax.ops import convolution, extents, quantization
 
 
 def hidden_widths(slice_index: int, slice_channels: int, max_support: int):
@@ -40,13 +40,26 @@ class SliceNetwork(nn.Module):
   ) -> jax.Array:
     for i, width in enumerate(self.widths):
       last = i == len(self.widths) - 1
-      x = nn.Conv(
-        width,
-        (3, 3),
-        name=f"conv_{i}",
-      )(extents.zero_outside(x, valid))
+      x = Conv3x3(width, name=f"conv_{i}")(extents.zero_outside(x, valid))
       x = x if last else jax.nn.relu(x)
     return x
+
+
+class Conv3x3(nn.Module):
+  """`convolution.conv3x3` and a bias; parameters of nn.Conv."""
+
+  features: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """(B, h, w, C) > (B, h, w, features), float32."""
+    kernel = self.param(
+      "kernel",
+      nn.initializers.lecun_normal(),
+      (3, 3, x.shape[-1], self.features),
+    )
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    return convolution.conv3x3(x, kernel) + bias
 
 
 class Charm(nn.Module):

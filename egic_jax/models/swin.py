@@ -9,16 +9,18 @@ type that products are computed in. `valid` is the extent of the map that counts
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from egic_jax.ops import (
   attention,
   extents,
+  fused_attention,
+  fused_layer_norm,
   gelu,
   layer_norm,
   linear,
@@ -28,22 +30,61 @@ from egic_jax.ops import (
 
 
 class LayerNorm(nn.Module):
-  """Over channels, statistics in float32; parameters of nn.LayerNorm."""
+  """Over channels, statistics in float32; parameters of nn.LayerNorm.
+
+  Attributes:
+    dtype: of the output.
+    fused: by a kernel where there is one (`ops.fused_layer_norm`).
+  """
 
   dtype: Any = jnp.float32
+  fused: bool = False
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """(..., C) > (..., C), of `dtype`."""
-    scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-    bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-    return layer_norm.layer_norm(x, scale, bias).astype(self.dtype)
+  def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """x as it is, and normalised, of `dtype`: both (..., C)."""
+    channels = x.shape[-1]
+    scale = self.param("scale", nn.initializers.ones, (channels,))
+    bias = self.param("bias", nn.initializers.zeros, (channels,))
+    same = x.dtype == self.dtype
+    if (
+      self.fused
+      and same
+      and fused_layer_norm.usable(channels=channels, dtype=x.dtype)
+    ):
+      return fused_layer_norm.layer_norm_and_input(x, scale, bias)
+    return x, layer_norm.layer_norm(x, scale, bias).astype(self.dtype)
 
 
 def dense(features: int, factor_dtype: Any = None, **options) -> nn.Dense:
   """nn.Dense, its parameters and values; `factor_dtype` as in `ops.linear`."""
   dot_general = functools.partial(linear.dot_general, factor_dtype=factor_dtype)
   return nn.Dense(features, dot_general=dot_general, **options)
+
+
+class DenseApart(nn.Module):
+  """A dense layer whose bias is left to be added; parameters of nn.Dense."""
+
+  features: int
+  dtype: Any = jnp.float32
+  factor_dtype: Any = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(..., C) > the product (..., features), and the bias (features,)."""
+    kernel = self.param(
+      "kernel",
+      nn.initializers.lecun_normal(),
+      (x.shape[-1], self.features),
+    )
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    product = linear.dot_general(
+      x.astype(self.dtype),
+      kernel.astype(self.dtype),
+      (((x.ndim - 1,), (0,)), ((), ())),
+      factor_dtype=self.factor_dtype,
+    )
+    return product, bias.astype(self.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +103,14 @@ class Execution:
       held in the backward pass.
     factor_dtype: type that factors of a block's dense products are rounded to,
       see `ops.linear`; None: that of activations.
+    fused: attention, windows and all, is one kernel, and so is normalisation,
+      where there is one (`ops.fused_attention`, `ops.fused_layer_norm`).
   """
 
   remat: bool = False
   chunked: bool = False
   factor_dtype: Any = None
+  fused: bool = False
 
   @classmethod
   def of_inference(
@@ -76,6 +120,7 @@ class Execution:
     return cls(
       chunked=platform == "cpu",
       factor_dtype=_factor_dtype(platform, compute_dtype),
+      fused=platform == "gpu",
     )
 
   @classmethod
@@ -92,6 +137,8 @@ class Execution:
       remat,
       chunked=remat and platform == "cpu" and devices == 1,
       factor_dtype=_factor_dtype(platform, compute_dtype),
+      # Nor does the compiler know how to share out a kernel.
+      fused=platform == "gpu" and devices == 1,
     )
 
 
@@ -122,9 +169,16 @@ class WindowAttention(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, regions: np.ndarray | jax.Array | None
+    self, x: jax.Array, attend: Callable[..., jax.Array]
   ) -> jax.Array:
-    """(N, tokens, C) > (N, tokens, C); `regions` as in `window_attention`."""
+    """Of tokens as `attend` takes them: (..., C) > (..., C).
+
+    Args:
+      x: windows (N, tokens, C), or a map (B, H, W, C).
+      attend: what attention is without parameters: of queries, keys and values
+        side by side, (..., 3 * C), their bias (3 * C,), and the position bias
+        (heads, tokens, tokens).
+    """
     channels = x.shape[-1]
     tokens = self.window**2
     table = self.param(
@@ -132,14 +186,15 @@ class WindowAttention(nn.Module):
       nn.initializers.zeros,
       ((2 * self.window - 1) ** 2, self.num_heads),
     )
-    bias = table[windows.relative_position_index(self.window).reshape(-1)]
-    bias = bias.reshape(tokens, tokens, self.num_heads).transpose(2, 0, 1)
-    layer = functools.partial(
-      dense, factor_dtype=self.factor_dtype, dtype=self.dtype
-    )
-    qkv = layer(3 * channels, name="qkv")(x)
-    x = attention.window_attention(qkv, bias, regions, num_heads=self.num_heads)
-    return layer(channels, name="proj")(x)
+    position_bias = table[
+      windows.relative_position_index(self.window).reshape(-1)
+    ]
+    position_bias = position_bias.reshape(tokens, tokens, self.num_heads)
+    qkv, qkv_bias = DenseApart(
+      3 * channels, self.dtype, self.factor_dtype, name="qkv"
+    )(x)
+    x = attend(qkv, qkv_bias, position_bias.transpose(2, 0, 1))
+    return dense(channels, self.factor_dtype, dtype=self.dtype, name="proj")(x)
 
 
 class SwinBlock(nn.Module):
@@ -166,6 +221,8 @@ class SwinBlock(nn.Module):
     def join(x):
       return windows.merge(x, self.window, height, width, self.shift)
 
+    if self._is_fused(channels):
+      return self._computation(lambda x: x, lambda x: x)(self, x, regions)
     count = 1
     if self.execution.chunked:
       rows, columns = (
@@ -202,24 +259,46 @@ class SwinBlock(nn.Module):
     """
 
     def compute(block, x, regions):
-      x = x + join(block._attend(cut(block._norm("norm1", x)), regions))
-      return x + block._mix(block._norm("norm2", x))
+      x, normal = block._norm("norm1", x)
+      x = x + join(block._attend(cut(normal), regions))
+      x, normal = block._norm("norm2", x)
+      return x + block._mix(normal)
 
     return nn.remat(compute) if self.execution.remat else compute
 
   def _norm(self, name, x):
-    return LayerNorm(self.dtype, name=name)(x)
+    return LayerNorm(self.dtype, self.execution.fused, name=name)(x)
+
+  def _is_fused(self, channels):
+    return self.execution.fused and fused_attention.usable(
+      window=self.window,
+      head_width=channels // self.num_heads,
+      dtype=self.dtype,
+    )
 
   def _attend(self, x, regions):
-    """(N, tokens, C) > (N, tokens, C)."""
-    attend = WindowAttention(
+    """Windows (N, tokens, C), or a map if attention is fused > likewise."""
+
+    def attend(qkv, qkv_bias, position_bias):
+      return attention.window_attention(
+        qkv + qkv_bias, position_bias, regions, num_heads=self.num_heads
+      )
+
+    if self._is_fused(x.shape[-1]):
+      attend = functools.partial(
+        fused_attention.window_attention,
+        regions=regions,
+        window=self.window,
+        shift=self.shift,
+        num_heads=self.num_heads,
+      )
+    return WindowAttention(
       self.num_heads,
       self.window,
       self.dtype,
       self.execution.factor_dtype,
       name="attention",
-    )
-    return attend(x, regions)
+    )(x, attend)
 
   def _mix(self, x):
     """The MLP: (..., C) > (..., C)."""
@@ -286,7 +365,7 @@ class PatchMerging(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    x = LayerNorm(self.dtype, name="norm")(space_to_depth.merge_phases(x))
+    _, x = LayerNorm(self.dtype, name="norm")(space_to_depth.merge_phases(x))
     return dense(
       self.features,
       use_bias=False,
@@ -309,7 +388,8 @@ class PatchSplitting(nn.Module):
       dtype=self.dtype,
       name="reduction",
     )(x)
-    return space_to_depth.depth_to_space(LayerNorm(self.dtype, name="norm")(x))
+    _, x = LayerNorm(self.dtype, name="norm")(x)
+    return space_to_depth.depth_to_space(x)
 
 
 class PatchUnpack(nn.Module):

@@ -9,16 +9,22 @@ import optax
 # Updates of matrices have this root mean square, about that of Adam's: one
 # learning rate does for both (Liu et al., Muon is Scalable for LLM Training).
 _MUON_RMS = 0.2
+# How names of stacked kernels begin.
+_KERNELS = "kernels"
+# Gradients of fewer values are summed together.
+_LARGE = 16_384
 
 
 def _muon(schedule: optax.Schedule, b1: float, b2: float):
-  return optax.contrib.muon(
+  muon = optax.contrib.muon(
     schedule,
     adam_b1=b1,
     adam_b2=b2,
     muon_weight_dimension_numbers=_matrices,
     consistent_rms=_MUON_RMS,
   )
+  # Fifteen products for each kernel, small ones: better many at once.
+  return _on_stacks(muon)
 
 
 _KINDS = {"adam": optax.adam, "muon": _muon, "nadam": optax.nadam}
@@ -124,6 +130,26 @@ def make_optimizer(
   return optax.chain(clip, _KINDS[kind](schedule, b1=b1, b2=b2))
 
 
+def global_norm(gradients: Any) -> jax.Array:
+  """Square root of the sum of all squares.
+
+  The full codec has 628 parameters: one sum for each, in one kernel or two, is
+  what an accelerator would wait for longest of all that the optimiser does. So
+  small ones are summed as one vector, and large ones of one shape, which are
+  cut alike over devices, as one array.
+  """
+  small, stacks = [], {}
+  for leaf in jax.tree.leaves(gradients):
+    if leaf.size < _LARGE:
+      small.append(leaf.ravel())
+    else:
+      stacks.setdefault(leaf.shape, []).append(leaf)
+  groups = [jnp.stack(stack) for stack in stacks.values()]
+  if small:
+    groups.append(jnp.concatenate(small))
+  return optax.tree.norm(groups)
+
+
 def _clip_by_global_norm(largest: float) -> optax.GradientTransformation:
   """`optax.clip_by_global_norm`, with one factor for all.
 
@@ -132,19 +158,62 @@ def _clip_by_global_norm(largest: float) -> optax.GradientTransformation:
   """
 
   def clip(gradients):
-    factor = largest / jnp.maximum(optax.tree.norm(gradients), largest)
+    factor = largest / jnp.maximum(global_norm(gradients), largest)
     return jax.tree.map(lambda x: x * factor.astype(x.dtype), gradients)
 
   return optax.stateless(lambda gradients, _: clip(gradients))
 
 
-def _matrices(params: Any) -> Any:
-  """Which axes of a kernel are its matrix's rows; None for all that is none."""
+def _on_stacks(
+  inner: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """An optimiser of parameters of one shape as one array."""
 
-  def axes(path, value):
-    if path[-1].key != "kernel" or jnp.ndim(value) < 2:
+  def init(params):
+    return inner.init(_stack(params))
+
+  def update(gradients, state, params=None):
+    stacks = None if params is None else _stack(params)
+    updates, state = inner.update(_stack(gradients), state, stacks)
+    return _unstack(updates, gradients), state
+
+  return optax.GradientTransformation(init, update)
+
+
+def _stack(tree: Any) -> dict[str, jax.Array]:
+  """Leaves of one kind and shape as one array, (leaves, ...), by a name."""
+  stacks: dict[str, list] = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    stacks.setdefault(_stack_name(path, leaf), []).append(leaf)
+  return {name: jnp.stack(stack) for name, stack in stacks.items()}
+
+
+def _unstack(stacks: dict[str, jax.Array], tree: Any) -> Any:
+  """Inverse of `_stack`; `tree` is like what was stacked."""
+  taken: dict[str, int] = {}
+
+  def take(path, leaf):
+    name = _stack_name(path, leaf)
+    number = taken.get(name, 0)
+    taken[name] = number + 1
+    return stacks[name][number]
+
+  return jax.tree_util.tree_map_with_path(take, tree)
+
+
+def _stack_name(path: Any, leaf: Any) -> str:
+  kind = _KERNELS if path[-1].key == "kernel" else "others"
+  return f"{kind} {'x'.join(map(str, jnp.shape(leaf)))}"
+
+
+def _matrices(stacks: dict[str, Any]) -> dict[str, Any]:
+  """Which axes of stacked kernels are rows; None for all that is no kernel."""
+
+  def axes(name):
+    kind, shape = name.split()
+    *inputs, output = range(1, 1 + len(shape.split("x")))
+    if kind != _KERNELS or not inputs:
       return None
-    *inputs, output = range(jnp.ndim(value))
     return optax.contrib.MuonDimensionNumbers(tuple(inputs), (output,))
 
-  return jax.tree_util.tree_map_with_path(axes, params)
+  return {name: axes(name) for name in stacks}

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from egic_jax.training import objectives, stages
+from egic_jax.training import objectives, optimizer, stages
 from egic_jax.training import state as state_lib
 
 Step = Callable[
@@ -70,7 +70,7 @@ def make_train_step(
       ].update(grads, opt_state[update.optimizer], trained)
       params = stages.join_params(optax.apply_updates(trained, updates), frozen)
       name = f"{update.optimizer}_" if len(stage.updates) > 1 else ""
-      metrics |= scalars | {f"{name}grad_norm": optax.tree.norm(grads)}
+      metrics |= scalars | {f"{name}grad_norm": optimizer.global_norm(grads)}
     ema = state.ema
     if ema_decay:
       averaged, _ = stages.split_params(params, stage.averaged_groups)

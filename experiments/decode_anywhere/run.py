@@ -43,6 +43,8 @@ WAYS = {
   "noise of margin / 100 on every output": ({}, {"noise": MARGIN / 100}),
   "noise of 0.1 on every output": ({}, {"noise": 0.1}),
 }
+# Everything else is computed on the CPU, also where there is a GPU.
+CPU = {"JAX_PLATFORMS": "cpu"}
 GPU = {"a GPU": ({"JAX_PLATFORMS": "cuda"}, {})}
 
 
@@ -79,7 +81,12 @@ def work(request: dict, environment: dict, python: str = sys.executable):
   paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
   process = subprocess.run(
     [python, str(WORKER), json.dumps(request)],
-    env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
+    env={
+      **os.environ,
+      **CPU,
+      "PYTHONPATH": os.pathsep.join(paths),
+      **environment,
+    },
     capture_output=True,
     text=True,
     check=False,

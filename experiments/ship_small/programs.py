@@ -11,6 +11,7 @@ import optax
 import plan
 import squares
 
+from egic_jax.models import swin
 from egic_jax.training import networks as networks_lib
 from egic_jax.training import objectives, optimizer, stages, steps
 from egic_jax.training import state as state_lib
@@ -28,7 +29,13 @@ def make_networks(
     num_classes=num_classes,
     latent_channels=settings.codec.latent_channels,
   )
-  return networks_lib.Networks(settings.codec, discriminator, settings.dtype)
+  platform = jax.default_backend()
+  return networks_lib.Networks(
+    settings.codec,
+    discriminator,
+    swin.activation_dtype(platform, settings.dtype),
+    swin.Execution.of_training(platform, 1, False, settings.dtype),
+  )
 
 
 class _Factor(NamedTuple):

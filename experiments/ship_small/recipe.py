@@ -119,7 +119,7 @@ def _pack(arguments):
   if arguments.list:
     names = frozenset(arguments.list.read_text().split("\n"))
   line = photographs.pack(
-    arguments.photographs,
+    arguments.photographs.resolve(),
     arguments.to,
     names=names,
     limit_mib=arguments.mib,

@@ -8,7 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from egic_jax.models import charm, codec, orp, presets, slice_loop, swin
+from egic_jax.models import (
+  charm,
+  codec,
+  initialization,
+  orp,
+  presets,
+  slice_loop,
+  swin,
+)
+from egic_jax.ops import gpu_kernel
 
 CONFIG = presets.CodecConfig(
   analysis_widths=(16, 16, 16, 32),
@@ -168,10 +177,66 @@ def test_chunks_are_equal_and_of_about_one_size(windows, elements, count):
 def test_a_cpu_takes_chunks_where_they_help():
   of = swin.Execution.of_training
   assert swin.Execution.of_inference("cpu") == swin.Execution(chunked=True)
-  assert swin.Execution.of_inference("gpu") == swin.Execution()
+  assert swin.Execution.of_inference("tpu") == swin.Execution()
   assert of("cpu", 1, True) == swin.Execution(remat=True, chunked=True)
   assert of("cpu", 4, True) == of("tpu", 1, True) == swin.Execution(remat=True)
   assert of("cpu", 1, False) == swin.Execution()
+
+
+def test_one_gpu_has_kernels_and_several_have_none():
+  of = swin.Execution.of_training
+  assert swin.Execution.of_inference("gpu") == swin.Execution(fused=True)
+  assert of("gpu", 1, False) == swin.Execution(fused=True)
+  assert of("gpu", 2, False) == of("tpu", 1, False) == swin.Execution()
+
+
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("valid", [None, (7, 6)])
+def test_blocks_by_kernels_give_the_same(monkeypatch, valid, remat):
+  # Interpreted, in float64, which kernels are otherwise not asked for.
+  interpreted = functools.partial(gpu_kernel.call, interpret=True)
+  calls = []
+
+  def call(*args, name, interpret, **options):
+    calls.append(name)
+    return interpreted(*args, name=name, **options)
+
+  monkeypatch.setattr(gpu_kernel, "call", call)
+  monkeypatch.setattr(gpu_kernel, "serves", lambda dtype: True)
+  jax.clear_caches()
+  rng = np.random.default_rng(0)
+  x, weight = jnp.asarray(rng.standard_normal((2, 2, 8, 8, 32)), jnp.float32)
+
+  def run(fused):
+    blocks = swin.SwinBlocks(
+      2, 2, 4, 1, jnp.float32, swin.Execution(remat=remat, fused=fused)
+    )
+    shapes = jax.eval_shape(blocks.init, jax.random.key(0), x)["params"]
+    stage = initialization.draw(shapes, 0)
+
+    def loss(stage, x):
+      y = blocks.apply({"params": stage}, x, valid)
+      return (y * weight).sum(), y
+
+    function = jax.value_and_grad(loss, (0, 1), has_aux=True)
+    return jax.jit(function)(stage, x)
+
+  plain = run(False)
+  assert not calls
+  fused = run(True)
+  assert set(calls) == {
+    "layer_norm",
+    "layer_norm_gradient",
+    "window_attention",
+    "window_attention_gradient",
+  }
+  assert jax.tree.structure(plain) == jax.tree.structure(fused)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4),
+    plain,
+    fused,
+  )
+  jax.clear_caches()
 
 
 def test_bfloat16_is_for_factors_alone_on_a_cpu_and_for_all_elsewhere():

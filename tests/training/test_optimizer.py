@@ -140,3 +140,53 @@ def test_clipping_does_not_change_the_state_structure():
   assert jax.tree.structure(_optimizer().init(params)) == jax.tree.structure(
     _optimizer(clip_norm=1.0).init(params)
   )
+
+
+def _tree(rng):
+  def draw(*shape):
+    return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+  return {
+    "a": {"kernel": draw(8, 4), "bias": draw(4)},
+    "b": {"kernel": draw(8, 4), "bias": draw(4)},
+    "c": {"kernel": draw(3, 3, 4, 8), "scale": draw(8)},
+    "d": {"table": draw(8, 4)},
+    "e": {"kernel": draw(4)},
+  }
+
+
+def test_muon_of_stacked_kernels_is_muon_of_each():
+  def axes(path, value):
+    if path[-1].key != "kernel" or value.ndim < 2:
+      return None
+    *inputs, output = range(value.ndim)
+    return optax.contrib.MuonDimensionNumbers(tuple(inputs), (output,))
+
+  each = optax.contrib.muon(
+    1e-2,
+    muon_weight_dimension_numbers=lambda params: (
+      jax.tree_util.tree_map_with_path(axes, params)
+    ),
+    consistent_rms=0.2,
+  )
+  ours = _optimizer(kind="muon")
+  rng = np.random.default_rng(0)
+  params = [_tree(rng)] * 2
+  states = [each.init(params[0]), ours.init(params[1])]
+  for _ in range(3):
+    gradients = _tree(rng)
+    for i, made in enumerate((each, ours)):
+      updates, states[i] = made.update(gradients, states[i], params[i])
+      params[i] = optax.apply_updates(params[i], updates)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), *params
+  )
+
+
+def test_the_norm_in_groups_is_the_norm(monkeypatch):
+  gradients = _tree(np.random.default_rng(0))
+  for large in (1, 30, 10_000):  # All on their own, some, none.
+    monkeypatch.setattr(optimizer, "_LARGE", large)
+    np.testing.assert_allclose(
+      optimizer.global_norm(gradients), optax.tree.norm(gradients), rtol=1e-6
+    )

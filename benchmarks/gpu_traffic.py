@@ -1,0 +1,235 @@
+"""What a training step moves on a GPU, from its program, compiled without one.
+
+    python -m venv cuda && cuda/bin/pip install '.[train]' 'jax[cuda13]'
+    cuda/bin/python benchmarks/gpu_traffic.py --stage stage1_mse --batch 16
+
+XLA compiles for a GPU that is only described. Its program says which kernels
+there are and how large the arrays are that each reads and writes; what stays in
+caches is not known, nor is any time. How products are cut up is not tuned
+without a GPU, so fusions around products may differ there.
+"""
+
+import argparse
+import collections
+import os
+import re
+import sys
+import time
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+
+# An H200, as XLA describes devices.
+_DEVICE = """
+gpu_device_info {
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  shared_memory_per_block: 49152
+  shared_memory_per_core: 233472
+  threads_per_core_limit: 2048
+  core_count: 132
+  fpus_per_core: 128
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  memory_bandwidth: 4800000000000
+  l2_cache_size: 52428800
+  clock_rate_ghz: 1.98
+  device_memory_size: 150000000000
+  shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 minor: 0 }
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 20 patch: 0 }
+runtime_version { major: 13 minor: 0 patch: 0 }
+device_description_str: "NVIDIA H200"
+"""
+_BYTES = {"pred": 1, "u8": 1, "s8": 1, "bf16": 2, "f16": 2}
+_BYTES |= {"f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
+_ARRAY = re.compile(rf"({'|'.join(_BYTES)})\[([0-9,]*)\]")
+_INSTRUCTION = re.compile(
+  r"\s*(?:ROOT )?%([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*?)\)(.*)"
+)
+_FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant"}
+
+
+def described_gpu():
+  """The device of a GPU that is not there."""
+  import jax_plugins.xla_cuda13  # noqa: F401
+
+  topology = topologies.get_topology_desc(
+    platform="cuda", target_config=_DEVICE, topology="1x1x1"
+  )
+  return topology.devices[0]
+
+
+def pretend_kernels(wanted: bool) -> None:
+  """Has kernels compiled for the described GPU, or left out."""
+  from jax._src.pallas.triton import gpu_info
+
+  from egic_jax.ops import gpu_kernel
+
+  gpu_kernel.available = lambda: wanted
+  h200 = gpu_info.get_gpu_info_from_version(gpu_info.GpuVersion.H200)
+  gpu_info.get_gpu_info = lambda: h200
+
+
+def compile_step(arguments):
+  """The compiled training step."""
+  import dataclasses
+
+  from egic_jax.models import presets, swin
+  from egic_jax.models.discriminators import presets as discriminator_presets
+  from egic_jax.training import networks, objectives, optimizer, stages, steps
+  from egic_jax.training import state as state_lib
+
+  config = presets.get_preset(arguments.preset)
+  discriminator = dataclasses.replace(
+    discriminator_presets.get_preset(arguments.preset),
+    latent_channels=config.latent_channels,
+  )
+  stage = stages.get_stage(arguments.stage)
+  nets = networks.Networks(
+    config,
+    discriminator,
+    jnp.bfloat16,
+    swin.Execution(remat=arguments.remat, fused=not arguments.plain),
+  )
+  optimizers = {
+    update.optimizer: optimizer.make_optimizer(
+      kind=arguments.kind,
+      schedule=lambda _: 1e-4,
+      b1=0.9,
+      b2=0.999,
+      clip_norm=1.0,
+    )
+    for update in stage.updates
+  }
+  step = steps.make_train_step(
+    stage,
+    losses=objectives.make_losses(nets, objectives.LossWeights()),
+    optimizers=optimizers,
+  )
+  state = jax.eval_shape(
+    lambda params: state_lib.create(
+      params, {}, stage=stage, optimizers=optimizers
+    ),
+    nets.param_shapes(stage.params),
+  )
+  shape = (arguments.batch, arguments.crop, arguments.crop)
+  batch = {"image": jax.ShapeDtypeStruct((*shape, 3), jnp.uint8)}
+  if stage.needs_labels:
+    for name in ("label", "weight"):
+      batch[name] = jax.ShapeDtypeStruct(shape, jnp.uint8)
+  where = SingleDeviceSharding(described_gpu())
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  return (
+    jax.jit(
+      lambda state, batch, key: step(state, batch, key, {}),
+      donate_argnums=0,
+      in_shardings=where,
+      out_shardings=where,
+    )
+    .lower(state, batch, key)
+    .compile()
+  )
+
+
+def kernels(program: str) -> list[tuple[str, str, int]]:
+  """(kind, part of the network, bytes) of each kernel of a program's text."""
+  entry = program[program.index("\nENTRY ") :]
+  sizes, found = {}, []
+  for line in entry[: entry.index("\n}")].split("\n"):
+    match = _INSTRUCTION.match(line)
+    if not match:
+      continue
+    name, shape, operation, operands, rest = match.groups()
+    sizes[name] = _bytes_of(shape)
+    if operation in _FREE:
+      continue
+    moved = sizes[name] + sum(
+      sizes.get(operand, 0) for operand in re.findall(r"%([\w.\-]+)", operands)
+    )
+    part = re.search(r'op_name="([^"]*)"', rest)
+    found.append(
+      (_kind(name, operation, rest), _part(part and part.group(1)), moved)
+    )
+  return found
+
+
+def _bytes_of(shape: str) -> int:
+  total = 0
+  for dtype, sides in _ARRAY.findall(shape):
+    count = 1
+    for side in filter(None, sides.split(",")):
+      count *= int(side)
+    total += count * _BYTES[dtype]
+  return total
+
+
+def _kind(name, operation, rest):
+  target = re.search(r'custom_call_target="([^"]*)"', rest)
+  if target:
+    return target.group(1)
+  return re.sub(r"[.\d]+$", "", name) if operation == "fusion" else operation
+
+
+def _part(name):
+  """A place in the network, without numbers of blocks, stages and slices."""
+  name = re.sub(r"jit\([^)]*\)/", "", name or "")
+  name = name.replace("transpose(jvp(", "gradient((").replace("jvp(", "(")
+  name = re.sub(r"(block|stage|conv|mean|scale|up|down)_\d+", r"\1", name)
+  return name[:110]
+
+
+def _report(found, most):
+  total = sum(moved for *_, moved in found)
+  print(f"{len(found)} kernels and copies, {total / 1e9:.1f} GB")
+  for title, index in (("kind", 0), ("part", 1)):
+    counts, sums = collections.Counter(), collections.Counter()
+    for row in found:
+      counts[row[index]] += 1
+      sums[row[index]] += row[2]
+    print(f"\n| {title} | kernels | GB |\n|---|---|---|")
+    for name, moved in sums.most_common(most):
+      print(f"| {name} | {counts[name]} | {moved / 1e9:.2f} |")
+
+
+def main() -> None:
+  """Prints memory, then bytes and kernels by kind and by part."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--stage", default="stage1_mse")
+  parser.add_argument("--preset", default="full")
+  parser.add_argument("--batch", type=int, default=16)
+  parser.add_argument("--crop", type=int, default=256)
+  parser.add_argument("--kind", default="adam", help="of optimiser")
+  parser.add_argument("--remat", action="store_true")
+  parser.add_argument("--plain", action="store_true", help="no kernels of ours")
+  parser.add_argument("--most", type=int, default=25, help="rows of a table")
+  arguments = parser.parse_args()
+  try:
+    pretend_kernels(not arguments.plain)
+    start = time.monotonic()
+    compiled = compile_step(arguments)
+  except ImportError as error:
+    sys.exit(
+      f"{error}: pip install 'jax[cuda13]', beside a jax of 0.11 or later"
+    )
+  memory = compiled.memory_analysis()
+  print(
+    f"{arguments.preset}, {arguments.stage}, {arguments.batch} x"
+    f" {arguments.crop} x {arguments.crop}, jax {jax.__version__}: traced and"
+    f" compiled in {time.monotonic() - start:.0f} s,"
+    f" temporaries {memory.temp_size_in_bytes / 1e9:.2f} GB"
+  )
+  _report(kernels(compiled.as_text()), arguments.most)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,123 @@
+"""What kernels for NVIDIA GPUs share: whether there can be any, and the call.
+
+They are written in Pallas for its Triton backend, which jax calls experimental:
+where it cannot be had, everything is left to XLA.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@functools.cache
+def available() -> bool:
+  """Whether the default device runs such kernels."""
+  device = jax.local_devices()[0]
+  capability = str(getattr(device, "compute_capability", ""))
+  # AMD's have names. Ampere (8.0) is the first with products of bfloat16.
+  if device.platform != "gpu" or not capability.replace(".", "").isdigit():
+    return False
+  if float(capability) < 8:
+    return False
+  try:
+    from jax.experimental.pallas import triton  # noqa: F401
+  except ImportError:
+    return False
+  return True
+
+
+def serves(dtype: Any) -> bool:
+  """Whether activations of this type are for the kernels: 16 bits."""
+  return jnp.dtype(dtype).itemsize == 2 and available()
+
+
+def call(
+  kernel: Callable,
+  programs: int,
+  shapes: Sequence[jax.ShapeDtypeStruct],
+  *,
+  name: str,
+  warps: int = 4,
+  interpret: bool = False,
+) -> Callable:
+  """`pallas_call` of so many programs, all of which see whole arrays.
+
+  Args:
+    kernel: function of the references of inputs and outputs.
+    programs: how many.
+    shapes: of the outputs.
+    name: for profiles.
+    warps: of a program, 32 threads each.
+    interpret: runs anywhere, slowly: for tests.
+
+  Returns:
+    A function of the inputs, to a list of outputs.
+  """
+  # Not at the top: what only compresses on a CPU has no use for it.
+  from jax.experimental import pallas
+  from jax.experimental.pallas import triton
+
+  return pallas.pallas_call(
+    kernel,
+    grid=(programs,),
+    out_shape=list(shapes),
+    interpret=interpret,
+    compiler_params=triton.CompilerParams(num_warps=warps, num_stages=2),
+    name=name,
+  )
+
+
+def program() -> jax.Array:
+  """The number of this program."""
+  from jax.experimental import pallas
+
+  return pallas.program_id(0)
+
+
+def load(
+  ref: Any, rows: jax.Array, columns: jax.Array, mask: Any = None
+) -> jax.Array:
+  """ref[rows, columns] of a matrix, (R, C); 0 where `mask` is false."""
+  from jax.experimental.pallas import triton
+
+  place = ref.at[rows[:, None], columns[None, :]]
+  if mask is None:
+    return triton.load(place)
+  return triton.load(place, mask=mask, other=0)
+
+
+def store(
+  ref: Any,
+  rows: jax.Array,
+  columns: jax.Array,
+  values: jax.Array,
+  mask: Any = None,
+) -> None:
+  """ref[rows, columns] = values, of ref's type."""
+  from jax.experimental.pallas import triton
+
+  place = ref.at[rows[:, None], columns[None, :]]
+  triton.store(place, values.astype(ref.dtype), mask=mask)
+
+
+def dot(
+  a: jax.Array, b: jax.Array, *, trans_a: bool = False, trans_b: bool = False
+) -> jax.Array:
+  """Product of two matrices, either transposed first; at least float32."""
+  contracted = ((0,) if trans_a else (1,), (1,) if trans_b else (0,))
+  return jax.lax.dot_general(
+    a, b, (contracted, ((), ())), preferred_element_type=wide(a.dtype)
+  )
+
+
+def wide(dtype: Any) -> Any:
+  """The type that sums are taken in: float32, or float64 of float64."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
+def divisor_from(count: int, least: int) -> int:
+  """The smallest divisor of `count` that is at least `least`, or `count`."""
+  return next((n for n in range(least, count) if count % n == 0), count)
