@@ -16,6 +16,11 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
 
+# For the compiler on a CPU, which takes a tenth to a fifth less time at level 1
+# than at its usual 3. What it makes is as fast and gives the same bits (at level
+# 0 it is a third as fast).
+CPU_COMPILER_OPTIONS = {"xla_backend_optimization_level": 1}
+
 _ACCELERATOR_FILES = (
   "/dev/nvidia[0-9]*",
   "/dev/kfd",

@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
-from egic_jax import program_store
+from egic_jax import program_store, runtime
 
 
 class StoredProgram:
@@ -116,7 +116,7 @@ class StoredProgram:
         pass
     lowered = self._jitted.lower(*args)
     with _without_compilation_cache():
-      compiled = lowered.compile()
+      compiled = lowered.compile(runtime.CPU_COMPILER_OPTIONS)
     try:
       parts = serialize_executable.serialize(compiled)
       store.write("program", key, pickle.dumps(parts))

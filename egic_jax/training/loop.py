@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from egic_jax import runtime
 from egic_jax.training import (
   checkpoints,
   errors,
@@ -33,10 +34,6 @@ from egic_jax.training import state as state_lib
 
 Report = Callable[[str], None]
 
-# For the compiler, which takes less time at level 1 than at its usual 3: the
-# gradient of Swin blocks is as fast and has the same bits (at 0, a third as
-# fast).
-_ON_CPU = {"xla_backend_optimization_level": 1}
 # Seconds; some thousand times what it takes.
 _MOMENT = 0.001
 
@@ -280,7 +277,9 @@ def _compile(step_fn, state, batch, key, constants, mesh):
   """The training step as a compiled program; it cannot be traced anew."""
   jitted = sharding.jit_step(step_fn, state, mesh)
   lowered = jitted.lower(state, batch, key, constants)
-  return lowered.compile(compiler_options=_ON_CPU if _on_cpu(mesh) else None)
+  return lowered.compile(
+    compiler_options=runtime.CPU_COMPILER_OPTIONS if _on_cpu(mesh) else None
+  )
 
 
 def _on_cpu(mesh) -> bool:

@@ -11,13 +11,11 @@ import optax
 import plan
 import squares
 
+from egic_jax import runtime
 from egic_jax.models import swin
 from egic_jax.training import networks as networks_lib
 from egic_jax.training import objectives, optimizer, stages, steps
 from egic_jax.training import state as state_lib
-
-# As in egic_jax/training/loop.py: compiled sooner, the same bits as fast.
-_ON_CPU = {"xla_backend_optimization_level": 1}
 
 
 def make_networks(
@@ -187,7 +185,7 @@ class StageProgram:
     jitted = jax.jit(many, donate_argnums=0)
     on_cpu = jax.default_backend() == "cpu"
     self._compiled = jitted.lower(*arguments).compile(
-      compiler_options=_ON_CPU if on_cpu else None
+      compiler_options=runtime.CPU_COMPILER_OPTIONS if on_cpu else None
     )
     return time.monotonic() - start
 
