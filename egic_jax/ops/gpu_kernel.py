@@ -5,17 +5,26 @@ where it cannot be had, everything is left to XLA.
 """
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+# Set to "off", everything is left to XLA on GPUs, too.
+SWITCH = "EGIC_KERNELS"
+
+
+def available() -> bool:
+  """Whether the default device runs such kernels, and may."""
+  if os.environ.get(SWITCH, "").lower() in ("off", "0", "none"):
+    return False
+  return _runs(jax.local_devices()[0])
+
 
 @functools.cache
-def available() -> bool:
-  """Whether the default device runs such kernels."""
-  device = jax.local_devices()[0]
+def _runs(device) -> bool:
   capability = str(getattr(device, "compute_capability", ""))
   # AMD's have names. Ampere (8.0) is the first with products of bfloat16.
   if device.platform != "gpu" or not capability.replace(".", "").isdigit():

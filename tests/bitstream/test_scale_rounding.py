@@ -166,3 +166,16 @@ def test_later_slices_know_what_shifts_to_expect():
   first, second, third = np.diff(ends)
   assert second < 0.75 * first
   assert third == pytest.approx(second, rel=0.05)
+
+
+@pytest.mark.parametrize("size", [1, 7, 8193, 12345, 49152, 50001])
+def test_groups_are_as_the_format_says(size):
+  # docs/file_format.md: element e is in group e * groups // size.
+  # On a boundary, and shifted by turns up and down: each element tells its group.
+  index = np.full(size, 10.5, np.float32)
+  groups = scale_rounding.num_groups(size)
+  shifts = 1 + np.arange(groups) % 2
+  group = np.arange(size) * groups // size
+  np.testing.assert_array_equal(
+    scale_rounding.round_indices(index, shifts), 11 - group % 2
+  )
