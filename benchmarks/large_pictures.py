@@ -15,6 +15,7 @@ window differ from those of the whole picture, near the seams and elsewhere.
 import argparse
 import contextlib
 import datetime
+import functools
 import json
 import pathlib
 import platform
@@ -139,6 +140,7 @@ def seams_table(model: str, photographs: list[pathlib.Path]) -> None:
   codec = ImageCodec.from_model(opened)
   config, params = opened.config, opened.params["codec"]
   networks = programs.programs(config)
+  analyse = functools.partial(networks.analysis, params)
 
   def synthesis(y_hat, size):
     return windowed.synthesis(
@@ -157,12 +159,12 @@ def seams_table(model: str, photographs: list[pathlib.Path]) -> None:
     size = image.shape[:2]
     z_size = tuple(-(-side // config.hyper_stride) for side in size)
     data = codec.encode(image)
-    y = windowed.analysis(config, params, image[None])
+    y = windowed.analysis(config, analyse, image[None])
     y_hat = np.round(y)
     parts = synthesis(y_hat, size)
     with _one_window(max(z_size)):
       whole_data = codec.encode(image)
-      whole_y = windowed.analysis(config, params, image[None])
+      whole_y = windowed.analysis(config, analyse, image[None])
       whole = synthesis(y_hat, size)
     cells = []
     for windows, scale, difference in (

@@ -84,6 +84,7 @@ def time_coding(args, config, params) -> dict[str, tuple[float, float]]:
   data = coder.encode(image)
   calls["decode"] = (coder.decode, data)
   narrow = image_codec.ImageCodec.from_model(model, "bfloat16")
+  calls["encode, bfloat16"] = (narrow.encode, image)
   calls["decode, bfloat16"] = (narrow.decode, data)
   parts = programs.programs(config)
   params = jax.tree.map(jnp.asarray, params)

@@ -46,9 +46,10 @@ def load_model(
     model: the name of a shipped model (`egic models` lists them), a model file
       of `egic export`, or a work directory of `egic train`. None opens the
       default of the shipped models.
-    precision: type that decoded symbols are turned into a picture in. With
-      "bfloat16" its values may be one level off; large models are faster where
-      the processor has instructions for it. Files are the same.
+    precision: type that pictures are turned into latents and back in. With
+      "bfloat16" a symbol of a file may be another, and values of a decoded
+      picture one level off; large models are faster where the processor has
+      instructions for it. Files decode everywhere, whichever made them.
 
   Returns:
     A codec. It and the functions below may be used from several threads; its

@@ -99,7 +99,7 @@ class ImageCodec:
     self._has_orp = orp_params is not None
     self._latent_coder = latents.LatentCoder(config, codec_params, tables)
     self._encoder = encoder.Encoder(
-      config, codec_params, self._latent_coder, fingerprint
+      config, codec_params, self._latent_coder, fingerprint, precision
     )
     self._decoder = decoder.Decoder(
       config,
@@ -118,10 +118,11 @@ class ImageCodec:
 
     Args:
       model: what `model_file` reads or builds.
-      precision: type that decoded symbols are turned into a picture in,
-        "float32" or "bfloat16". Files and symbols are the same; the picture's
-        values may be one level off, and are there sooner on machines that
-        multiply bfloat16 faster.
+      precision: type that pictures are turned into latents and back in,
+        "float32" or "bfloat16", which is faster on machines that multiply it
+        faster. A file decodes to the same symbols either way, whichever it was
+        made with; some of its symbols may be another when it is made, and the
+        picture's values one level off when it is decoded.
 
     Raises:
       ValueError: another precision.

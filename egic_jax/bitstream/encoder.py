@@ -1,6 +1,7 @@
 """Pictures to files: analysis once, then tile by tile at any quality."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -49,13 +50,14 @@ class Encoder:
     codec_params: Mapping[str, Any],
     latent_coder: latents.LatentCoder,
     fingerprint: bytes,
+    precision: str = "float32",
   ):
     """`codec_params` on the device; the rest as in `codec.ImageCodec`."""
     self._config = config
     self._params = codec_params
     self._latent_coder = latent_coder
     self._fingerprint = fingerprint
-    self._programs = programs.programs(config)
+    self._programs = programs.programs(config, precision)
     self._y_scale = config.hyper_stride // config.latent_stride
 
   def analyse(
@@ -71,7 +73,8 @@ class Encoder:
     count = len(images)
     if count < length:
       images = np.concatenate([images, [images[-1]] * (length - count)])
-    y = windowed.analysis(self._config, self._params, images, step)
+    analyse = functools.partial(self._programs.analysis, self._params)
+    y = windowed.analysis(self._config, analyse, images, step)
     return Analysed(y, images.shape[1:3], count)
 
   def files(

@@ -2,8 +2,8 @@
 
 Parameters are arguments, so that no program holds a copy of them and models of
 one size share them all. Products are taken in full float32: accelerators would
-use bfloat16 or TF32 unless told otherwise. Synthesis alone may be told so: no
-symbol and no table hangs on it.
+use bfloat16 or TF32 unless told otherwise. Analysis and synthesis may be told so:
+no decoder depends on what the one was rounded to, and no symbol on the other.
 
 Maps come in the sizes of `buckets`, the picture in the upper left corner, and
 `valid` tells its extent: (height, width), int32 scalars in elements of z (64
@@ -60,7 +60,8 @@ def programs(
 
   Args:
     config: the size.
-    precision: type that synthesis computes in, "float32" or "bfloat16".
+    precision: type that analysis and synthesis compute in, "float32" or
+      "bfloat16".
 
   Raises:
     ValueError: another precision.
@@ -72,23 +73,17 @@ def programs(
   if precision != "float32":
     synthesis, synthesis_orp = _synthesis_programs(config, precision)
     return programs(config)._replace(
-      synthesis=synthesis, synthesis_orp=synthesis_orp
+      analysis=_analysis_program(config, precision),
+      synthesis=synthesis,
+      synthesis_orp=synthesis_orp,
     )
-  # Elements of a map per element of z, along a side.
-  pixels = config.hyper_stride
+  # Elements of y per element of z, along a side.
   latents = config.hyper_stride // config.latent_stride
 
   def apply(params, *args, method, **extents_of_args):
     return _codec(config).apply(
       {"params": params}, *args, **extents_of_args, method=method
     )
-
-  def to_float(image):
-    return image.astype(jnp.float32) / 255
-
-  def analysis(params, image, valid):
-    valid = extents.scaled(valid, pixels)
-    return apply(params, to_float(image), method="analysis", valid=valid)
 
   def hyper_analysis(params, y, valid):
     valid = extents.scaled(valid, latents)
@@ -126,7 +121,7 @@ def programs(
 
   synthesis, synthesis_orp = _synthesis_programs(config, precision)
   return Programs(
-    analysis=program(analysis, "analysis"),
+    analysis=_analysis_program(config, precision),
     hyper_analysis=program(hyper_analysis, "hyper_analysis"),
     hyper_synthesis=program(hyper_synthesis, "hyper_synthesis"),
     slice_parameters=_program(
@@ -137,6 +132,22 @@ def programs(
     bits=program(bits, "hyper_synthesis", "charm"),
     gains=program(gains, "rate"),
   )
+
+
+def _analysis_program(config, precision):
+  def analysis(params, image, valid):
+    return _codec(config, precision).apply(
+      {"params": params},
+      image.astype(jnp.float32) / 255,
+      valid=extents.scaled(valid, config.hyper_stride),
+      method="analysis",
+    )
+
+  return _program(analysis, _key(config, precision), _parameters_of("analysis"))
+
+
+def _key(config, precision):
+  return str(config) if precision == "float32" else f"{precision} {config}"
 
 
 def _synthesis_programs(config, precision):
@@ -171,9 +182,7 @@ def _synthesis_programs(config, precision):
     x_mse = head.apply({"params": orp_params}, features, valid)
     return to_uint8(orp.interpolate(x_gan, x_mse, alpha))
 
-  key = str(config)
-  if precision != "float32":
-    key = f"{precision} {key}"
+  key = _key(config, precision)
   of_synthesis = _parameters_of("synthesis")
   return (
     _program(synthesis, key, of_synthesis),

@@ -44,6 +44,7 @@ class CodingTables:
     low: (K,) int64, first symbol that table k holds.
     high: (K,) int64, last symbol that table k holds.
     escapes: (K,) int32, the entry of table k that stands for any other.
+    low32: `low` as int32.
   """
 
   def __init__(self, tables: tables_lib.SymbolTables):
@@ -53,8 +54,10 @@ class CodingTables:
     self.high = self.low + tables.lengths - 2
     parts = np.split(tables.frequencies, np.cumsum(tables.lengths)[:-1])
     self._models = [_exact_model(part) for part in parts]
-    self.escapes = tables.lengths - 1
-    self._starts = np.cumsum(tables.lengths) - tables.lengths
+    self.escapes = (tables.lengths - 1).astype(np.int32)
+    self.low32 = self.low.astype(np.int32)
+    ends = np.cumsum(tables.lengths)
+    self._starts = (ends - tables.lengths).astype(np.int32)
     self._bits = tables_lib.TOTAL_BITS - np.log2(tables.frequencies)
 
   def __len__(self) -> int:
@@ -68,7 +71,9 @@ class CodingTables:
 
     Without what follows escapes.
     """
-    return float(self._bits[np.repeat(self._starts, counts) + entries].sum())
+    places = np.repeat(self._starts, counts)
+    places += entries
+    return float(self._bits.take(places).sum())
 
 
 class Encoder:
@@ -184,9 +189,10 @@ class Decoder:
       raise container.BitstreamError(
         "the payload is damaged: it ends before its symbols do"
       )
-    symbols = np.empty(table_index.size, np.int32)
-    symbols[order] = entries + np.repeat(tables.low.astype(np.int32), counts)
     escaped = np.flatnonzero(entries == np.repeat(tables.escapes, counts))
+    entries += np.repeat(tables.low32, counts)
+    symbols = np.empty(table_index.size, np.int32)
+    symbols[order] = entries
     if escaped.size:
       index = table_index[order[escaped]]
       symbols[order[escaped]] = self._decode_escapes(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from egic_jax.bitstream import buckets, programs, tiles
+from egic_jax.bitstream import buckets, tiles
 from egic_jax.models import presets
 
 # In elements of z, 64 pixels. Attention reaches across windows of 128 pixels at
@@ -20,6 +20,8 @@ from egic_jax.models import presets
 ANALYSIS_OVERLAP = 1
 SYNTHESIS_OVERLAP = 2
 
+# (uint8 images, valid) > y, in bucket sizes.
+Analysis = Callable[[np.ndarray, tuple], np.ndarray]
 # (y_hat, valid) > (B, H, W, 3) uint8, in bucket sizes.
 Synthesis = Callable[[np.ndarray, tuple], np.ndarray]
 
@@ -36,7 +38,7 @@ def synthesis_windows(z_size: tuple[int, int]) -> list[tiles.Window]:
 
 def analysis(
   config: presets.CodecConfig,
-  params,
+  analyse: Analysis,
   images: np.ndarray,
   step: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
@@ -44,7 +46,7 @@ def analysis(
 
   Args:
     config: size of the model.
-    params: of the codec, on the device.
+    analyse: the compiled transform, but for pictures and extent.
     images: (B, H, W, 3) uint8. Reflected at the bottom and on the right up to
       multiples of 64 pixels.
     step: called after each window.
@@ -61,12 +63,11 @@ def analysis(
     (len(images), scale * z_size[0], scale * z_size[1], config.latent_channels),
     np.float32,
   )
-  analyse = programs.programs(config).analysis
   for window in analysis_windows(z_size):
     inside = window.outer.slices(config.hyper_stride)
     pixels = images[:, rows[inside[0]][:, None], columns[inside[1]]]
     pixels, valid = buckets.place(pixels, config.hyper_stride)
-    result = np.asarray(analyse(params, pixels, valid))
+    result = np.asarray(analyse(pixels, valid))
     to, kept = _cores(window, scale)
     y[:, *to] = result[:, *kept]
     step()

@@ -19,6 +19,9 @@ def make_parser() -> argparse.ArgumentParser:
   )
   file_lists.add_arguments(parser, "pictures", "NAME.egic")
   models.add_argument(parser)
+  models.add_precision(
+    parser, "files differ slightly, and decode everywhere as well"
+  )
   rate = parser.add_mutually_exclusive_group()
   rate.add_argument(
     "--quality",
@@ -46,7 +49,7 @@ def run(argv: Sequence[str]) -> int:
   """Runs the command; see `main.main` for exit codes."""
   args = make_parser().parse_args(argv)
   pairs = file_lists.plan(args.inputs, args.output, ".egic", args.force)
-  codec = models.open_codec(args.model)
+  codec = models.open_codec(args.model, args.precision)
   quality = codec.nearest_quality(args.quality)  # Refuses it before any work.
 
   from egic_jax import images

@@ -23,13 +23,7 @@ def make_parser() -> argparse.ArgumentParser:
     help="1: most realistic, 0: least distortion, or between; the file is the"
     " same (default: 1; needs a model with an ORP head)",
   )
-  parser.add_argument(
-    "--precision",
-    choices=("float32", "bfloat16"),
-    default="float32",
-    help="bfloat16: values of the picture may be one level off, and large models"
-    " are faster where the processor has instructions for it (default: float32)",
-  )
+  models.add_precision(parser, "values of the picture may be one level off")
   parser.add_argument(
     "--max-pixels",
     type=int,

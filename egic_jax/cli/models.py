@@ -29,6 +29,17 @@ def add_argument(
   )
 
 
+def add_precision(parser: argparse.ArgumentParser, effect: str) -> None:
+  """Adds --precision, "float32" unless told otherwise; what else it does."""
+  parser.add_argument(
+    "--precision",
+    choices=("float32", "bfloat16"),
+    default="float32",
+    help=f"bfloat16: {effect}, and large models are faster where the processor"
+    " has instructions for it (default: float32)",
+  )
+
+
 def open_model(name: str | os.PathLike | None):
   """The model of this name.
 

@@ -1,5 +1,6 @@
 import concurrent.futures
 import dataclasses
+import functools
 import re
 import subprocess
 import sys
@@ -56,7 +57,13 @@ def test_image_is_the_networks(model, image_codec, picture):
   expected = np.clip(np.asarray(output.x_hat[0]) * 255, 0, 255)
   encoded = image_codec.encode_with_parts(image)
   np.testing.assert_array_equal(encoded.symbols.z, output.z_hat)
-  y = windowed.analysis(model.config, model.params["codec"], image[None])
+  y = windowed.analysis(
+    model.config,
+    functools.partial(
+      programs.programs(model.config).analysis, model.params["codec"]
+    ),
+    image[None],
+  )
   np.testing.assert_allclose(y, output.y, atol=1e-4 * np.std(output.y))
   decoded = image_codec.decode(encoded.data)
   assert np.std(decoded) > 1
@@ -162,7 +169,7 @@ def test_inspect_measures_the_parts(image_codec, picture):
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.5])
-def test_precision_is_of_the_picture_and_of_nothing_else(
+def test_precision_is_of_the_picture_and_not_of_symbols(
   model, image_codec, picture, alpha, tmp_path
 ):
   # Programs on disk, so that one of the other precision could be taken.
@@ -172,13 +179,37 @@ def test_precision_is_of_the_picture_and_of_nothing_else(
     narrow = codec.ImageCodec.from_model(model, "bfloat16")
     image = picture(50, 70)
     data = image_codec.encode(image)
-    assert narrow.encode(image) == data
+    narrow_data = narrow.encode(image)
     rounded = narrow.decode(data, alpha).astype(int)
     deviation = np.abs(rounded - image_codec.decode(data, alpha))
+    # Symbols are the file's, whoever made it and whoever reads it.
+    symbols = [
+      [reader.decode_symbols(file) for reader in (narrow, image_codec)]
+      for file in (data, narrow_data)
+    ]
   finally:
     program_store._current = before
+  for by_narrow, by_wide in symbols:
+    for one, other in zip(by_narrow.y, by_wide.y, strict=True):
+      np.testing.assert_array_equal(one, other)
   assert 0 < (deviation > 0).mean() < 0.5
   assert deviation.max() <= 3
+  # What is coded is rounded otherwise, but hardly ever to another symbol.
+  y = [np.concatenate(pair[0].y, axis=-1) for pair in symbols]
+  assert np.mean(y[0] != y[1]) < 0.05
+
+
+def test_analysis_is_in_the_precision_asked_for(model):
+  narrow = programs.programs(model.config, "bfloat16")
+  image = np.zeros((1, 128, 128, 3), np.uint8)
+  valid = (np.int32(2), np.int32(2))
+  lowered = narrow.analysis.lower(model.params["codec"], image, valid)
+  products = re.findall("dot_general.*bf16", lowered.as_text())
+  assert len(products) == 4 * sum(model.config.analysis_depths)
+  # z is coded: what it is made of is not rounded.
+  y = np.zeros((1, 8, 8, model.config.latent_channels), np.float32)
+  lowered = narrow.hyper_analysis.lower(model.params["codec"], y, valid)
+  assert "bf16" not in lowered.as_text()
 
 
 def test_precision_is_that_of_both_ends_of_synthesis(model):

@@ -1,6 +1,7 @@
 """Pictures of several tiles and windows, and the number of programs."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -61,7 +62,11 @@ def test_windows_show_the_whole_pictures_transforms(model, strip):
   whole = jax.jit(
     lambda image: network.apply({"params": params}, image, method="analysis")
   )(padded.astype(np.float32) / 255)
-  y = windowed.analysis(model.config, params, strip[None])
+  y = windowed.analysis(
+    model.config,
+    functools.partial(programs.programs(model.config).analysis, params),
+    strip[None],
+  )
   np.testing.assert_allclose(y, whole, atol=1e-4 * np.std(whole))
 
   parts = programs.programs(model.config)

@@ -94,6 +94,16 @@ def test_precision_reaches_the_decoder(picture, model_path, tmp_path):
   assert 0 < (outputs[0] != outputs[1]).mean() < 0.5
 
 
+def test_precision_reaches_the_encoder(picture, model_path, tmp_path):
+  for precision in ("float32", "bfloat16"):
+    coded = tmp_path / f"{precision}.egic"
+    out = ("-o", coded, "--model", model_path)
+    assert egic("compress", picture, *out, "--precision", precision) == 0
+    opened = egic_jax.load_model(model_path, precision=precision)
+    image = images.read(picture)
+    assert egic_jax.encode(opened, image) == coded.read_bytes()
+
+
 def test_many_files_into_a_directory_and_one_that_fails(
   picture, model_path, tmp_path, capsys
 ):
