@@ -44,6 +44,8 @@ _CORRUPT = "corrupt_checkpoints"
 # Parts of a checkpoint, beside the manifest.
 _STATE = "state"
 _DATA = "data"
+# What names of an optimiser's arrays begin with.
+_MOMENTS = "opt_state/"
 
 # What the system says, in the midst of long messages of Orbax.
 _SYSTEM_REASONS = tuple(
@@ -167,7 +169,8 @@ class Checkpoints:
 
     Raises:
       CheckpointError: there are checkpoints, but no good one.
-      ValueError: the checkpoint belongs to other data.
+      ValueError: the checkpoint belongs to other data, or is of another
+        optimiser.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     bad = []
@@ -212,6 +215,7 @@ class Checkpoints:
     directory = self._workdir / CHECKPOINTS / str(step)
     manifest = manifest_lib.read(directory, step)
     self._check_identity(manifest, step)
+    self._check_moments(manifest, step, abstract_state)
     # The bare handler: the manager's would wait for the other processes, for
     # ever if one of them meets an error.
     handler = ocp.StandardCheckpointHandler()
@@ -239,6 +243,20 @@ class Checkpoints:
       raise _Mismatch(
         f"checkpoint {step} was trained on {saved} and this run's data are"
         f" {self._identity}: restore the data set, or use another --workdir"
+      )
+
+  def _check_moments(self, manifest, step, abstract_state):
+    shapes = manifest_lib.named_arrays(abstract_state.to_saved(), fetch=False)
+    saved, wanted = (
+      {name for name in names if name.startswith(_MOMENTS)}
+      for names in (manifest["sha256"], shapes)
+    )
+    # Where only one side has more, something is missing, and that is damage.
+    if saved - wanted and wanted - saved:
+      raise _Mismatch(
+        f"checkpoint {step} was written with another optimizer.kind, or by an"
+        f" earlier version ({min(wanted - saved)} is not in it): go on from its"
+        f" parameters, with another --workdir and train.init_from={self._workdir}"
       )
 
   def _set_aside(self, steps):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import egic_jax
-from egic_jax.bitstream import codec, container, programs, quality
+from egic_jax.bitstream import codec, container, quality
 from egic_jax.models import codec as codec_lib
 
 _LEVELS = 4
@@ -93,7 +93,7 @@ def test_sizes_asked_for(variable_codec, ladder, image, share, monkeypatch):
   counting = variable_codec._encoder._programs._replace(
     analysis=lambda *a: calls.append(1) or analysis(*a)
   )
-  monkeypatch.setattr(programs, "programs", lambda config: counting)
+  monkeypatch.setattr(variable_codec._encoder, "_programs", counting)
 
   sizes = {code: len(data) for code, data in ladder.items()}
   target = round(sizes[1] * (sizes[255] / sizes[1]) ** share)

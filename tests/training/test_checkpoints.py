@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 
 from egic_jax.models import presets
-from egic_jax.training import checkpoints, errors, sharding, stages
+from egic_jax.training import (
+  checkpoints,
+  errors,
+  optimizer,
+  sharding,
+  stages,
+)
 from egic_jax.training import state as state_lib
 
 _IDENTITY = "waves/train:12"
@@ -248,6 +254,33 @@ def test_other_data_are_refused(open_checkpoints, state, abstract_state):
   other = open_checkpoints(identity="waves/train:13")
   with pytest.raises(ValueError, match="waves/train:12 .* waves/train:13"):
     other.restore_newest_good(abstract_state, micro_training.make_iterator())
+
+
+def test_another_optimiser_s_moments_are_refused_not_set_aside(
+  open_checkpoints, state, params, workdir
+):
+  saved = open_checkpoints()
+  _save(saved, state, [1])
+  saved.close()
+  muon = optimizer.make_optimizer(
+    kind="muon", schedule=lambda _: 1e-3, b1=0.9, b2=0.999, clip_norm=0.0
+  )
+  other = jax.eval_shape(
+    lambda p: state_lib.create(
+      p, stage=stages.get_stage("stage1_mse"), optimizers={"generator": muon}
+    ),
+    params,
+  )
+  other = sharding.abstract_like(
+    other, sharding.replicated(sharding.make_mesh(1))
+  )
+  with pytest.raises(
+    ValueError, match=f"another optimizer.kind.*train.init_from={workdir}"
+  ):
+    open_checkpoints().restore_newest_good(
+      other, micro_training.make_iterator()
+    )
+  assert (workdir / checkpoints.CHECKPOINTS / "1").is_dir()
 
 
 def test_not_finite_is_not_saved(open_checkpoints, state, workdir):
