@@ -173,18 +173,10 @@ def _training(stage_name, preset, dtype, kind, options):
 
   import jax
   import numpy as np
+  import training_step
 
-  from egic_jax.models import presets, swin
-  from egic_jax.models.discriminators import presets as discriminator_presets
-  from egic_jax.training import (
-    initial,
-    networks,
-    objectives,
-    optimizer,
-    sharding,
-    stages,
-    steps,
-  )
+  from egic_jax.models import swin
+  from egic_jax.training import initial, sharding
   from egic_jax.training import state as state_lib
 
   platform_ = jax.default_backend()
@@ -193,25 +185,12 @@ def _training(stage_name, preset, dtype, kind, options):
   )
   if "plain" in options:
     execution = dataclasses.replace(execution, fused=False)
-  config = presets.get_preset(preset)
-  sized = dataclasses.replace(
-    discriminator_presets.get_preset(preset),
-    latent_channels=config.latent_channels,
-  )
-  stage = stages.get_stage(stage_name)
-  nets = networks.Networks(
-    config, sized, swin.activation_dtype(platform_, dtype), execution
-  )
-  optimizers = {
-    update.optimizer: optimizer.make_optimizer(
-      kind=kind, schedule=lambda _: 1e-5, b1=0.9, b2=0.999, clip_norm=1.0
-    )
-    for update in stage.updates
-  }
-  step = steps.make_train_step(
-    stage,
-    losses=objectives.make_losses(nets, objectives.LossWeights()),
-    optimizers=optimizers,
+  step, stage, nets, optimizers = training_step.make(
+    stage_name,
+    preset,
+    dtype=swin.activation_dtype(platform_, dtype),
+    kind=kind,
+    execution=execution,
   )
 
   def make_state(batch_size):
@@ -244,7 +223,7 @@ def _training(stage_name, preset, dtype, kind, options):
     )
     return state, batch
 
-  return lambda s, b, k: step(s, b, k, {}), make_state
+  return step, make_state
 
 
 def _preset(options):

@@ -82,56 +82,34 @@ def pretend_kernels(wanted: bool) -> None:
 
 def compile_step(arguments):
   """The compiled training step."""
-  import dataclasses
+  import training_step
 
-  from egic_jax.models import presets, swin
-  from egic_jax.models.discriminators import presets as discriminator_presets
-  from egic_jax.training import networks, objectives, optimizer, stages, steps
+  from egic_jax.models import swin
   from egic_jax.training import state as state_lib
 
-  config = presets.get_preset(arguments.preset)
-  discriminator = dataclasses.replace(
-    discriminator_presets.get_preset(arguments.preset),
-    latent_channels=config.latent_channels,
-  )
-  stage = stages.get_stage(arguments.stage)
-  nets = networks.Networks(
-    config,
-    discriminator,
-    jnp.bfloat16,
-    swin.Execution(remat=arguments.remat, fused=not arguments.plain),
-  )
-  optimizers = {
-    update.optimizer: optimizer.make_optimizer(
-      kind=arguments.kind,
-      schedule=lambda _: 1e-4,
-      b1=0.9,
-      b2=0.999,
-      clip_norm=1.0,
-    )
-    for update in stage.updates
-  }
-  step = steps.make_train_step(
-    stage,
-    losses=objectives.make_losses(nets, objectives.LossWeights()),
-    optimizers=optimizers,
+  made = training_step.make(
+    arguments.stage,
+    arguments.preset,
+    dtype=jnp.bfloat16,
+    kind=arguments.kind,
+    execution=swin.Execution(remat=arguments.remat, fused=not arguments.plain),
   )
   state = jax.eval_shape(
     lambda params: state_lib.create(
-      params, {}, stage=stage, optimizers=optimizers
+      params, {}, stage=made.stage, optimizers=made.optimizers
     ),
-    nets.param_shapes(stage.params),
+    made.networks.param_shapes(made.stage.params),
   )
   shape = (arguments.batch, arguments.crop, arguments.crop)
   batch = {"image": jax.ShapeDtypeStruct((*shape, 3), jnp.uint8)}
-  if stage.needs_labels:
+  if made.stage.needs_labels:
     for name in ("label", "weight"):
       batch[name] = jax.ShapeDtypeStruct(shape, jnp.uint8)
   where = SingleDeviceSharding(described_gpu())
   key = jax.eval_shape(lambda: jax.random.key(0))
   return (
     jax.jit(
-      lambda state, batch, key: step(state, batch, key, {}),
+      made.step,
       donate_argnums=0,
       in_shardings=where,
       out_shardings=where,

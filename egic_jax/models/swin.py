@@ -1,4 +1,4 @@
-"""Swin transformer blocks and the layers that change resolution.
+"""Swin transformer blocks.
 
 Liu et al., Swin Transformer, ICCV 2021; as in SwinT-ChARM (Zhu, Yang, Cohen,
 ICLR 2022). All maps are (B, H, W, C). Parameters are float32; `dtype` is the
@@ -16,75 +16,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from egic_jax.models import layers
 from egic_jax.ops import (
   attention,
   extents,
   fused_attention,
-  fused_layer_norm,
   gelu,
-  layer_norm,
-  linear,
-  space_to_depth,
   windows,
 )
-
-
-class LayerNorm(nn.Module):
-  """Over channels, statistics in float32; parameters of nn.LayerNorm.
-
-  Attributes:
-    dtype: of the output.
-    fused: by a kernel where there is one (`ops.fused_layer_norm`).
-  """
-
-  dtype: Any = jnp.float32
-  fused: bool = False
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """x as it is, and normalised, of `dtype`: both (..., C)."""
-    channels = x.shape[-1]
-    scale = self.param("scale", nn.initializers.ones, (channels,))
-    bias = self.param("bias", nn.initializers.zeros, (channels,))
-    same = x.dtype == self.dtype
-    if (
-      self.fused
-      and same
-      and fused_layer_norm.usable(channels=channels, dtype=x.dtype)
-    ):
-      return fused_layer_norm.layer_norm_and_input(x, scale, bias)
-    return x, layer_norm.layer_norm(x, scale, bias).astype(self.dtype)
-
-
-def dense(features: int, factor_dtype: Any = None, **options) -> nn.Dense:
-  """nn.Dense, its parameters and values; `factor_dtype` as in `ops.linear`."""
-  dot_general = functools.partial(linear.dot_general, factor_dtype=factor_dtype)
-  return nn.Dense(features, dot_general=dot_general, **options)
-
-
-class DenseApart(nn.Module):
-  """A dense layer whose bias is left to be added; parameters of nn.Dense."""
-
-  features: int
-  dtype: Any = jnp.float32
-  factor_dtype: Any = None
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(..., C) > the product (..., features), and the bias (features,)."""
-    kernel = self.param(
-      "kernel",
-      nn.initializers.lecun_normal(),
-      (x.shape[-1], self.features),
-    )
-    bias = self.param("bias", nn.initializers.zeros, (self.features,))
-    product = linear.dot_general(
-      x.astype(self.dtype),
-      kernel.astype(self.dtype),
-      (((x.ndim - 1,), (0,)), ((), ())),
-      factor_dtype=self.factor_dtype,
-    )
-    return product, bias.astype(self.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,11 +129,13 @@ class WindowAttention(nn.Module):
       windows.relative_position_index(self.window).reshape(-1)
     ]
     position_bias = position_bias.reshape(tokens, tokens, self.num_heads)
-    qkv, qkv_bias = DenseApart(
+    qkv, qkv_bias = layers.DenseApart(
       3 * channels, self.dtype, self.factor_dtype, name="qkv"
     )(x)
     x = attend(qkv, qkv_bias, position_bias.transpose(2, 0, 1))
-    return dense(channels, self.factor_dtype, dtype=self.dtype, name="proj")(x)
+    return layers.dense(
+      channels, self.factor_dtype, dtype=self.dtype, name="proj"
+    )(x)
 
 
 class SwinBlock(nn.Module):
@@ -267,7 +208,7 @@ class SwinBlock(nn.Module):
     return nn.remat(compute) if self.execution.remat else compute
 
   def _norm(self, name, x):
-    return LayerNorm(self.dtype, self.execution.fused, name=name)(x)
+    return layers.LayerNorm(self.dtype, self.execution.fused, name=name)(x)
 
   def _is_fused(self, channels):
     return self.execution.fused and fused_attention.usable(
@@ -304,7 +245,7 @@ class SwinBlock(nn.Module):
     """The MLP: (..., C) > (..., C)."""
     channels = x.shape[-1]
     layer = functools.partial(
-      dense, factor_dtype=self.execution.factor_dtype, dtype=self.dtype
+      layers.dense, factor_dtype=self.execution.factor_dtype, dtype=self.dtype
     )
     hidden = layer(self.mlp_ratio * channels, name="mlp_in")(x)
     return layer(channels, name="mlp_out")(gelu.gelu(hidden))
@@ -355,54 +296,3 @@ def _chunk_count(count: int, elements: int) -> int:
     key=lambda n: abs(math.log(n / wanted)),
   )
   return best if 0.5 <= best / wanted <= 2 else 1
-
-
-class PatchMerging(nn.Module):
-  """(B, H, W, C) > (B, H/2, W/2, features): phases, norm, Dense, no bias."""
-
-  features: int
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    _, x = LayerNorm(self.dtype, name="norm")(space_to_depth.merge_phases(x))
-    return dense(
-      self.features,
-      use_bias=False,
-      dtype=self.dtype,
-      name="reduction",
-    )(x)
-
-
-class PatchSplitting(nn.Module):
-  """(B, H, W, C) > (B, 2H, 2W, features): Dense, no bias, norm, phases."""
-
-  features: int
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    x = dense(
-      4 * self.features,
-      use_bias=False,
-      dtype=self.dtype,
-      name="reduction",
-    )(x)
-    _, x = LayerNorm(self.dtype, name="norm")(x)
-    return space_to_depth.depth_to_space(x)
-
-
-class PatchUnpack(nn.Module):
-  """(B, H, W, C) > (B, 2H, 2W, features) float32: Dense with bias, phases."""
-
-  features: int
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    x = dense(
-      4 * self.features,
-      dtype=self.dtype,
-      name="reduction",
-    )(x)
-    return space_to_depth.depth_to_space(x.astype(jnp.float32))

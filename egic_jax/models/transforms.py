@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from egic_jax.models import presets, swin
+from egic_jax.models import presets, resolution, swin
 from egic_jax.ops import extents
 
 
@@ -49,7 +49,9 @@ class Downward(nn.Module):
       zip(self.widths, self.depths, strict=True)
     ):
       if i:
-        x = swin.PatchMerging(width, self.dtype, name=f"merging_{i - 1}")(x)
+        x = resolution.PatchMerging(width, self.dtype, name=f"merging_{i - 1}")(
+          x
+        )
         valid = extents.halved(valid)
       x = swin.SwinBlocks(
         depth,
@@ -94,8 +96,8 @@ class UpwardStage(nn.Module):
       name="blocks",
     )(x.astype(self.dtype), valid)
     if self.last:
-      return swin.PatchUnpack(self.out, self.dtype, name="unpack")(x)
-    return swin.PatchSplitting(self.out, self.dtype, name="splitting")(x)
+      return resolution.PatchUnpack(self.out, self.dtype, name="unpack")(x)
+    return resolution.PatchSplitting(self.out, self.dtype, name="splitting")(x)
 
 
 class Upward(nn.Module):

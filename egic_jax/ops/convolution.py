@@ -55,9 +55,8 @@ def _backward_plain(x, kernel, gradient):
 
 def _by_product(x, kernel):
   """Every element times all of the kernel, then what falls on each place."""
-  *_, channels, features = kernel.shape
   products = x @ _matrix(kernel)
-  products = products.reshape(*x.shape[:3], _SIDE, _SIDE, features)
+  products = products.reshape(*x.shape[:3], _SIDE, _SIDE, -1)
   return sum(
     _shifted(products[:, :, :, i, j], i - _MIDDLE, j - _MIDDLE)
     for i in range(_SIDE)

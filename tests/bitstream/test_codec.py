@@ -180,6 +180,10 @@ def test_precision_is_of_the_picture_and_not_of_symbols(
     image = picture(50, 70)
     data = image_codec.encode(image)
     narrow_data = narrow.encode(image)
+    latents_of = [
+      reader._encoder.analyse(image[None], 1, lambda: None).y
+      for reader in (narrow, image_codec)
+    ]
     rounded = narrow.decode(data, alpha).astype(int)
     deviation = np.abs(rounded - image_codec.decode(data, alpha))
     # Symbols are the file's, whoever made it and whoever reads it.
@@ -194,6 +198,7 @@ def test_precision_is_of_the_picture_and_not_of_symbols(
       np.testing.assert_array_equal(one, other)
   assert 0 < (deviation > 0).mean() < 0.5
   assert deviation.max() <= 3
+  assert 0 < np.abs(latents_of[0] - latents_of[1]).max() < 0.5
   # What is coded is rounded otherwise, but hardly ever to another symbol.
   y = [np.concatenate(pair[0].y, axis=-1) for pair in symbols]
   assert np.mean(y[0] != y[1]) < 0.05

@@ -16,7 +16,7 @@ from PIL import Image
 import egic_jax
 from egic_jax import images
 from egic_jax.bitstream import model_file
-from egic_jax.cli import main
+from egic_jax.cli import main, models
 from egic_jax.interop import official, official_discriminator
 from egic_jax.models import codec, presets
 from egic_jax.models.discriminators import presets as discriminator_presets
@@ -94,7 +94,16 @@ def test_precision_reaches_the_decoder(picture, model_path, tmp_path):
   assert 0 < (outputs[0] != outputs[1]).mean() < 0.5
 
 
-def test_precision_reaches_the_encoder(picture, model_path, tmp_path):
+def test_precision_reaches_the_encoder(
+  picture, model_path, tmp_path, monkeypatch
+):
+  opened_in, open_codec = [], models.open_codec
+
+  def open_(name, precision="float32"):
+    opened_in.append(precision)
+    return open_codec(name, precision)
+
+  monkeypatch.setattr(models, "open_codec", open_)
   for precision in ("float32", "bfloat16"):
     coded = tmp_path / f"{precision}.egic"
     out = ("-o", coded, "--model", model_path)
@@ -102,6 +111,8 @@ def test_precision_reaches_the_encoder(picture, model_path, tmp_path):
     opened = egic_jax.load_model(model_path, precision=precision)
     image = images.read(picture)
     assert egic_jax.encode(opened, image) == coded.read_bytes()
+  # By the command, then by load_model.
+  assert opened_in == ["float32"] * 2 + ["bfloat16"] * 2
 
 
 def test_many_files_into_a_directory_and_one_that_fails(

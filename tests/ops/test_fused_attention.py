@@ -65,7 +65,7 @@ def _fused(case, regions):
   return run
 
 
-def _compare(case, dtype, slack, monkeypatch=None):
+def _compare(case, dtype, slack):
   _, height, width, window, shift, _ = case
   *inputs, gradient = _inputs(case, dtype)
   regions = windows.regions(height, width, window, shift)

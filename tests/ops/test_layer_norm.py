@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from egic_jax.models import swin
+from egic_jax.models import layers
 from egic_jax.ops import layer_norm
 
 
@@ -59,7 +59,7 @@ def test_without_a_gradient_the_bits_are_flax_s():
 def test_the_layer_is_nn_layer_norm(dtype):
   x = _case((2, 4, 4, 8), dtype)[0]
   plain = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, dtype=dtype)
-  ours = swin.LayerNorm(dtype)
+  ours = layers.LayerNorm(dtype)
   key = jax.random.key(0)
   params = plain.init(key, x)
   jax.tree.map(np.testing.assert_array_equal, params, ours.init(key, x))
