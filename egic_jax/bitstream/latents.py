@@ -12,6 +12,10 @@ indices are rounded, the first table under which a symbol is not 0, and the
 symbols under this table and later ones. Elements go row by row, column by
 column, channel by channel, before the range coder groups them by table. Elements of
 y that see nothing but padding are 0 and not coded.
+
+What the first table saves is up to the encoder: of the elements that lie under
+the smallest scales, at low rates more than half, one in some thousand is 1 or
+-1, and a single one makes all of them be coded. It is taken for 0 (`_QUIET_TABLES`).
 """
 
 import dataclasses
@@ -32,6 +36,12 @@ from egic_jax.bitstream import (
 from egic_jax.bitstream import tables as tables_lib
 from egic_jax.entropy import gaussian
 from egic_jax.models import presets, slice_loop
+
+# Of the tables, from the smallest scale of 0.11 on (the third has one of 0.14),
+# those under which an encoder takes 1 and -1 for 0. BSDS500 pictures, shipped model,
+# eight qualities: 0.2 % fewer bits at equal PSNR, and at the lower four of them
+# 1.4 to 2.5 times fewer symbols to code. Five tables cost 0.05 % more than three.
+_QUIET_TABLES = 3
 
 # (slice, mean, scale index) to symbols; all (N, h, w, slice channels).
 _SliceSymbols = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
@@ -140,7 +150,7 @@ class LatentCoder:
       symbols[:, coded[0] :] = 0
       symbols[:, :, coded[1] :] = 0
       for writer, *tile in zip(writers, symbols, scale_index, strict=True):
-        writer.write_slice(*tile)
+        writer.quantize_slice(*tile)
       return symbols
 
     try:
@@ -256,15 +266,34 @@ class _TileWriter:
     self._ends = [self._encoder.bits_spent]
     self._rounding_bits = 0.0
 
+  def quantize_slice(
+    self, symbols: np.ndarray, scale_index: np.ndarray
+  ) -> None:
+    """Writes a slice, less what is not worth its bits: changes `symbols`.
+
+    Both (h, w, slice channels).
+    """
+    table = self._write_tables(scale_index)
+    inside = symbols[self._coded]
+    quiet = table.reshape(inside.shape) < _QUIET_TABLES
+    inside[quiet & (np.abs(inside) == 1)] = 0
+    self._write_symbols(symbols, table)
+
   def write_slice(self, symbols: np.ndarray, scale_index: np.ndarray) -> None:
-    """Both (h, w, slice channels)."""
-    self._slices.append(symbols)
-    symbols = symbols[self._coded].ravel()
+    """Writes a slice as it is; both (h, w, slice channels)."""
+    self._write_symbols(symbols, self._write_tables(scale_index))
+
+  def _write_tables(self, scale_index):
+    """How indices are rounded; returns (N,) tables of the coded elements."""
     scale_index = scale_index[self._coded].ravel()
     shifts = scale_rounding.choose_shifts(scale_index)
     self._shifts.encode(self._encoder, shifts)
     self._rounding_bits += self._encoder.bits_spent - self._ends[-1]
-    table = scale_rounding.round_indices(scale_index, shifts)
+    return scale_rounding.round_indices(scale_index, shifts)
+
+  def _write_symbols(self, symbols, table):
+    self._slices.append(symbols)
+    symbols = symbols[self._coded].ravel()
     used = table[symbols != 0]
     first = int(used.min()) if used.size else gaussian.NUM_SCALES
     self._encoder.encode(np.full(1, first, np.int32), _ONE_TABLE, _FIRST)
