@@ -271,15 +271,16 @@ def _profile(function, steps):
 def prepare_decode(words):
   """Whole files to pictures, batch by batch, in each precision of synthesis."""
   import numpy as np
+  import stand_in
 
   from egic_jax.bitstream import codec as image_codec
 
   batch_size, precisions, *rest = words
   batch_size = int(batch_size)
-  model = _stand_in(_preset(set(rest)))
   rng = np.random.default_rng(0)
   coarse = rng.integers(0, 256, (SIZE[0] // 16, SIZE[1] // 16, 3))
   image = np.kron(coarse, np.ones((16, 16, 1))).astype(np.uint8)
+  model = stand_in.model(_preset(set(rest)), image)
   images = np.stack([np.roll(image, 16 * k, 1) for k in range(batch_size)])
   calls, first = {}, {}
   for precision in precisions.split("+"):
@@ -313,31 +314,6 @@ def prepare_decode(words):
     return found, lambda: {"parts_ms": _decode_parts(coder, files[0])}
 
   return run
-
-
-def _stand_in(preset):
-  """An untrained model of all rates whose files are as hard as trained ones'.
-
-  Scale indices spread over the tables, and at quality 1 one symbol in ten or
-  so is not 0.
-  """
-  import dataclasses
-
-  import numpy as np
-
-  from egic_jax.bitstream import model_file
-  from egic_jax.models import codec, presets
-
-  config = dataclasses.replace(presets.get_preset(preset), rate_levels=8)
-  params = codec.init_codec_params(config, 0)
-  rng = np.random.default_rng(0)
-  for i in range(config.num_slices):
-    last = params["charm"][f"scale_{i}"]["conv_2"]
-    last["kernel"] = 20 * last["kernel"]
-    last["bias"] = rng.normal(4, 6, last["bias"].shape).astype(np.float32)
-  gains = params["rate"]
-  gains["log_gain"] = (gains["log_gain"] - 0.7).astype(np.float32)
-  return model_file.build_model(config, {"codec": params})
 
 
 def _decode_parts(coder, data):

@@ -47,26 +47,17 @@ def dense(features: int, factor_dtype: Any = None, **options) -> nn.Dense:
   return nn.Dense(features, dot_general=dot_general, **options)
 
 
-class DenseApart(nn.Module):
-  """A dense layer whose bias is left to be added; parameters of nn.Dense."""
+class DenseParameters(nn.Module):
+  """The parameters of nn.Dense, for what computes with them itself."""
 
   features: int
   dtype: Any = jnp.float32
-  factor_dtype: Any = None
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(..., C) > the product (..., features), and the bias (features,)."""
+  def __call__(self, channels: int) -> tuple[jax.Array, jax.Array]:
+    """Kernel (channels, features) and bias (features,), of `dtype`."""
     kernel = self.param(
-      "kernel",
-      nn.initializers.lecun_normal(),
-      (x.shape[-1], self.features),
+      "kernel", nn.initializers.lecun_normal(), (channels, self.features)
     )
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
-    product = linear.dot_general(
-      x.astype(self.dtype),
-      kernel.astype(self.dtype),
-      (((x.ndim - 1,), (0,)), ((), ())),
-      factor_dtype=self.factor_dtype,
-    )
-    return product, bias.astype(self.dtype)
+    return kernel.astype(self.dtype), bias.astype(self.dtype)

@@ -21,7 +21,9 @@ from egic_jax.ops import (
   attention,
   extents,
   fused_attention,
+  fused_mlp,
   gelu,
+  linear,
   windows,
 )
 
@@ -42,8 +44,9 @@ class Execution:
       held in the backward pass.
     factor_dtype: type that factors of a block's dense products are rounded to,
       see `ops.linear`; None: that of activations.
-    fused: attention, windows and all, is one kernel, and so is normalisation,
-      where there is one (`ops.fused_attention`, `ops.fused_layer_norm`).
+    fused: attention, windows and all, is one kernel, so is normalisation, and
+      GELU is part of products, where there are kernels (`ops.fused_attention`,
+      `ops.fused_layer_norm`, `ops.fused_mlp`).
   """
 
   remat: bool = False
@@ -129,10 +132,11 @@ class WindowAttention(nn.Module):
       windows.relative_position_index(self.window).reshape(-1)
     ]
     position_bias = position_bias.reshape(tokens, tokens, self.num_heads)
-    qkv, qkv_bias = layers.DenseApart(
-      3 * channels, self.dtype, self.factor_dtype, name="qkv"
-    )(x)
-    x = attend(qkv, qkv_bias, position_bias.transpose(2, 0, 1))
+    kernel, bias = layers.DenseParameters(
+      3 * channels, self.dtype, name="qkv"
+    )(channels)
+    qkv = linear.product(x.astype(self.dtype), kernel, None, self.factor_dtype)
+    x = attend(qkv, bias, position_bias.transpose(2, 0, 1))
     return layers.dense(
       channels, self.factor_dtype, dtype=self.dtype, name="proj"
     )(x)
@@ -244,10 +248,24 @@ class SwinBlock(nn.Module):
   def _mix(self, x):
     """The MLP: (..., C) > (..., C)."""
     channels = x.shape[-1]
+    width = self.mlp_ratio * channels
+    if self.execution.fused and fused_mlp.usable(
+      tokens=x.size // channels,
+      channels=channels,
+      hidden=width,
+      dtype=self.dtype,
+    ):
+      kernel_in, bias_in = layers.DenseParameters(
+        width, self.dtype, name="mlp_in"
+      )(channels)
+      kernel_out, bias_out = layers.DenseParameters(
+        channels, self.dtype, name="mlp_out"
+      )(width)
+      return fused_mlp.mlp(x, kernel_in, bias_in, kernel_out) + bias_out
     layer = functools.partial(
       layers.dense, factor_dtype=self.execution.factor_dtype, dtype=self.dtype
     )
-    hidden = layer(self.mlp_ratio * channels, name="mlp_in")(x)
+    hidden = layer(width, name="mlp_in")(x)
     return layer(channels, name="mlp_out")(gelu.gelu(hidden))
 
 

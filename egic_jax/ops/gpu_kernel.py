@@ -130,3 +130,8 @@ def wide(dtype: Any) -> Any:
 def divisor_from(count: int, least: int) -> int:
   """The smallest divisor of `count` that is at least `least`, or `count`."""
   return next((n for n in range(least, count) if count % n == 0), count)
+
+
+def power_of_two_in(count: int, most: int) -> int:
+  """The largest power of two that divides `count`, and is at most `most`."""
+  return min(count & -count, most)

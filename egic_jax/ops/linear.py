@@ -47,35 +47,60 @@ def dot_general(
     raise ValueError(
       f"preferred_element_type {preferred_element_type}: must be None"
     )
-  return _product(x, kernel, precision, factor_dtype)
+  return product(x, kernel, precision, factor_dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _product(x, kernel, precision, factor_dtype):
+def product(
+  x: jax.Array,
+  kernel: jax.Array,
+  precision: Any = None,
+  factor_dtype: Any = None,
+) -> jax.Array:
+  """`dot_general` without having to say which axes."""
   return _multiply(x, kernel, (x.ndim - 1, 0), precision, factor_dtype)
 
 
-def _forward(x, kernel, precision, factor_dtype):
-  return _product(x, kernel, precision, factor_dtype), (x, kernel)
-
-
-def _backward(precision, factor_dtype, residuals, gradient):
-  x, kernel = residuals
+def gradient_of_input(
+  gradient: jax.Array,
+  kernel: jax.Array,
+  precision: Any = None,
+  factor_dtype: Any = None,
+) -> jax.Array:
+  """(..., D) and (C, D) > (..., C)."""
   axes = (gradient.ndim - 1, 1)
-  of_x = _multiply(gradient, kernel, axes, precision, factor_dtype)
+  return _multiply(gradient, kernel, axes, precision, factor_dtype)
+
+
+def gradient_of_kernel(
+  x: jax.Array, gradient: jax.Array, precision: Any = None
+) -> jax.Array:
+  """(..., C) and (..., D) > (C, D)."""
   # As matrices: with more axes to sum over XLA:CPU transposes x first, and
   # recomputes what made it, one number at a time, as it does so.
   x = x.reshape(-1, x.shape[-1])
   gradient = gradient.reshape(-1, gradient.shape[-1])
   if x.shape[1] <= gradient.shape[1]:
-    return of_x, _multiply(x, gradient, (0, 0), precision)
+    return _multiply(x, gradient, (0, 0), precision)
   # XLA:CPU transposes the first factor: better the narrower one. The barrier
   # keeps the two transpositions from being taken for none.
   of_kernel = _multiply(gradient, x, (0, 0), precision)
-  return of_x, jax.lax.optimization_barrier(of_kernel).T
+  return jax.lax.optimization_barrier(of_kernel).T
 
 
-_product.defvjp(_forward, _backward)
+def _forward(x, kernel, precision, factor_dtype):
+  return product(x, kernel, precision, factor_dtype), (x, kernel)
+
+
+def _backward(precision, factor_dtype, residuals, gradient):
+  x, kernel = residuals
+  return (
+    gradient_of_input(gradient, kernel, precision, factor_dtype),
+    gradient_of_kernel(x, gradient, precision),
+  )
+
+
+product.defvjp(_forward, _backward)
 
 
 def _multiply(a, b, axes, precision, factor_dtype=None):

@@ -1,0 +1,203 @@
+"""The MLP of a Swin block with GELU inside its products, for NVIDIA GPUs.
+
+dense, GELU, dense, the same as `linear` and `gelu`, but for an error function good
+to 8e-8. The hidden layer is four
+times as wide as the map, and to read and write it is most of what an MLP costs.
+One kernel makes it and its GELU in one go; backwards, one makes the gradient
+behind GELU and that of the bias, where XLA writes the gradient before GELU and
+reads it again. The other products are XLA's.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from egic_jax.ops import gelu, gpu_kernel, linear
+
+# Sides of what a program makes: forwards the larger, the less often factors are
+# read. Backwards, where the hidden layer is read as well, a wider tile would need so
+# many registers (155) that a processor had but one at a time.
+_ROWS, _COLUMNS, _COLUMNS_BACK = 128, 128, 64
+# How much of a sum is taken at a time.
+_DEPTH = 64
+_WARPS = 8
+# The least side of a matrix that the chip multiplies.
+_LEAST_SIDE = 16
+
+
+def usable(*, tokens: int, channels: int, hidden: int, dtype: Any) -> bool:
+  """Whether there is a kernel for maps of so many tokens and channels.
+
+  Args:
+    tokens: of all maps of a batch.
+    channels: of the map.
+    hidden: of the layer between.
+    dtype: of the map.
+  """
+  sides = (
+    gpu_kernel.power_of_two_in(tokens, _ROWS),
+    gpu_kernel.power_of_two_in(hidden, _COLUMNS),
+    gpu_kernel.power_of_two_in(channels, _DEPTH),
+  )
+  return min(sides) >= _LEAST_SIDE and gpu_kernel.serves(dtype)
+
+
+@functools.partial(jax.jit, static_argnames="interpret")
+def mlp(
+  x: jax.Array,
+  kernel_in: jax.Array,
+  bias_in: jax.Array,
+  kernel_out: jax.Array,
+  *,
+  interpret: bool = False,
+) -> jax.Array:
+  """gelu(x kernel_in + bias_in) kernel_out.
+
+  Args:
+    x: (..., C).
+    kernel_in: (C, D), of x's type, as the others.
+    bias_in: (D,).
+    kernel_out: (D, E).
+    interpret: runs the kernels anywhere, slowly: for tests.
+
+  Returns:
+    (..., E), of x's type.
+  """
+  rows = x.reshape(-1, x.shape[-1])
+  out = _mlp(interpret, rows, kernel_in, bias_in, kernel_out)
+  return out.reshape(*x.shape[:-1], kernel_out.shape[1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _mlp(interpret, x, kernel_in, bias_in, kernel_out):
+  (active,) = _hidden(interpret, x, kernel_in, bias_in, before=False)
+  return linear.product(active, kernel_out)
+
+
+def _forward(interpret, x, kernel_in, bias_in, kernel_out):
+  hidden, active = _hidden(interpret, x, kernel_in, bias_in, before=True)
+  out = linear.product(active, kernel_out)
+  return out, (x, kernel_in, kernel_out, hidden, active)
+
+
+def _backward(interpret, residuals, gradient):
+  x, kernel_in, kernel_out, hidden, active = residuals
+  of_hidden, of_bias = _of_hidden(interpret, gradient, kernel_out, hidden)
+  return (
+    linear.gradient_of_input(of_hidden, kernel_in),
+    linear.gradient_of_kernel(x, of_hidden),
+    of_bias,
+    linear.gradient_of_kernel(active, gradient),
+  )
+
+
+_mlp.defvjp(_forward, _backward)
+
+
+def _hidden(interpret, x, kernel_in, bias_in, before):
+  """The hidden layer before GELU, if it is wanted, and behind it: (tokens, D)."""
+  tile = _Tile(x.shape[0], *kernel_in.shape, _COLUMNS)
+
+  def kernel(x_ref, kernel_ref, bias_ref, *out_refs):
+    rows, columns = tile.place()
+
+    def factors(depth):
+      return (
+        gpu_kernel.load(x_ref, rows, depth),
+        gpu_kernel.load(kernel_ref, depth, columns),
+      )
+
+    zero = jnp.zeros(1, jnp.int32)
+    hidden = tile.sum(factors, x_ref.dtype)
+    hidden += gpu_kernel.load(bias_ref, zero, columns).astype(hidden.dtype)
+    active = hidden * gelu.cdf_and_density(hidden)[0]
+    outs = (hidden, active) if before else (active,)
+    for ref, values in zip(out_refs, outs, strict=True):
+      gpu_kernel.store(ref, rows, columns, values)
+
+  shape = jax.ShapeDtypeStruct((x.shape[0], kernel_in.shape[1]), x.dtype)
+  return gpu_kernel.call(
+    kernel,
+    tile.programs,
+    [shape] * (2 if before else 1),
+    name="mlp_in",
+    warps=_WARPS,
+    interpret=interpret,
+  )(x, kernel_in, bias_in[None])
+
+
+def _of_hidden(interpret, gradient, kernel_out, hidden):
+  """Gradients of the hidden layer before GELU, (tokens, D), and of its bias."""
+  width, depth = kernel_out.shape
+  tile = _Tile(hidden.shape[0], depth, width, _COLUMNS_BACK)
+  wide = gpu_kernel.wide(gradient.dtype)
+
+  def kernel(gradient_ref, kernel_ref, hidden_ref, out_ref, bias_out_ref):
+    rows, columns = tile.place()
+
+    def factors(depth):
+      return (
+        gpu_kernel.load(gradient_ref, rows, depth),
+        gpu_kernel.load(kernel_ref, columns, depth),
+      )
+
+    of_active = tile.sum(factors, gradient_ref.dtype, trans_b=True)
+    before = gpu_kernel.load(hidden_ref, rows, columns).astype(wide)
+    cdf, density = gelu.cdf_and_density(before)
+    of_hidden = of_active * (cdf + before * density)
+    gpu_kernel.store(out_ref, rows, columns, of_hidden)
+    gpu_kernel.store(
+      bias_out_ref,
+      gpu_kernel.program() // tile.across + jnp.zeros(1, jnp.int32),
+      columns,
+      jnp.sum(of_hidden, axis=0, keepdims=True),
+    )
+
+  sums_shape = (hidden.shape[0] // tile.rows, hidden.shape[1])
+  of_hidden, of_bias = gpu_kernel.call(
+    kernel,
+    tile.programs,
+    [
+      jax.ShapeDtypeStruct(hidden.shape, hidden.dtype),
+      jax.ShapeDtypeStruct(sums_shape, wide),
+    ],
+    name="mlp_gradient",
+    warps=_WARPS,
+    interpret=interpret,
+  )(gradient, kernel_out, hidden)
+  return of_hidden, of_bias.sum(0).astype(hidden.dtype)
+
+
+class _Tile:
+  """What a program makes of a product of (tokens, depth) and (depth, width)."""
+
+  def __init__(self, tokens: int, depth: int, width: int, columns: int):
+    self.rows = gpu_kernel.power_of_two_in(tokens, _ROWS)
+    self._columns = gpu_kernel.power_of_two_in(width, columns)
+    self._step = gpu_kernel.power_of_two_in(depth, _DEPTH)
+    self._depth, self.across = depth, width // self._columns
+    # Those that share their rows come one after the other.
+    self.programs = tokens // self.rows * self.across
+
+  def place(self):
+    """Rows and columns of this program's tile."""
+    row, column = (
+      gpu_kernel.program() // self.across,
+      gpu_kernel.program() % self.across,
+    )
+    return (
+      row * self.rows + jnp.arange(self.rows),
+      column * self._columns + jnp.arange(self._columns),
+    )
+
+  def sum(self, factors, dtype, **transposed):
+    """The tile: the sum over the depth of products of two `factors` of it."""
+
+    def add(i, total):
+      depth = i * self._step + jnp.arange(self._step)
+      return total + gpu_kernel.dot(*factors(depth), **transposed)
+
+    zeros = jnp.zeros((self.rows, self._columns), gpu_kernel.wide(dtype))
+    return jax.lax.fori_loop(0, self._depth // self._step, add, zeros)
