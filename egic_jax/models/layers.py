@@ -5,13 +5,31 @@ products are computed in.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from egic_jax.ops import fused_layer_norm, layer_norm, linear
+
+
+class Sum(NamedTuple):
+  """A map and what a branch adds to it, before they are added.
+
+  Attributes:
+    x: (..., C).
+    branch: (..., C), of x's type.
+    bias: (C,), part of what is added.
+  """
+
+  x: jax.Array
+  branch: jax.Array
+  bias: jax.Array
+
+  def added(self) -> jax.Array:
+    """x + (branch + bias)."""
+    return self.x + (self.branch + self.bias)
 
 
 class LayerNorm(nn.Module):
@@ -26,19 +44,26 @@ class LayerNorm(nn.Module):
   fused: bool = False
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """x as it is, and normalised, of `dtype`: both (..., C)."""
-    channels = x.shape[-1]
+  def __call__(self, x: jax.Array | Sum) -> tuple[jax.Array, jax.Array]:
+    """The map or sum, and the same normalised, of `dtype`: both (..., C)."""
+    parts = x if isinstance(x, Sum) else Sum(x, None, None)
+    channels = parts.x.shape[-1]
     scale = self.param("scale", nn.initializers.ones, (channels,))
     bias = self.param("bias", nn.initializers.zeros, (channels,))
-    same = x.dtype == self.dtype
+    same = parts.x.dtype == self.dtype
     if (
       self.fused
       and same
-      and fused_layer_norm.usable(channels=channels, dtype=x.dtype)
+      and fused_layer_norm.usable(channels=channels, dtype=self.dtype)
     ):
-      return fused_layer_norm.layer_norm_and_input(x, scale, bias)
+      return fused_layer_norm.layer_norm_of_sum(*parts, scale, bias)
+    x = added(x)
     return x, layer_norm.layer_norm(x, scale, bias).astype(self.dtype)
+
+
+def added(x: jax.Array | Sum) -> jax.Array:
+  """A map as it is, or what a sum comes to: (..., C)."""
+  return x.added() if isinstance(x, Sum) else x
 
 
 def dense(features: int, factor_dtype: Any = None, **options) -> nn.Dense:

@@ -112,14 +112,17 @@ class WindowAttention(nn.Module):
   @nn.compact
   def __call__(
     self, x: jax.Array, attend: Callable[..., jax.Array]
-  ) -> jax.Array:
-    """Of tokens as `attend` takes them: (..., C) > (..., C).
+  ) -> tuple[jax.Array, jax.Array]:
+    """Of tokens as `attend` takes them: (..., C) > (..., C) and a bias (C,).
 
     Args:
       x: windows (N, tokens, C), or a map (B, H, W, C).
       attend: what attention is without parameters: of queries, keys and values
         side by side, (..., 3 * C), their bias (3 * C,), and the position bias
         (heads, tokens, tokens).
+
+    Returns:
+      What is not yet added up.
     """
     channels = x.shape[-1]
     tokens = self.window**2
@@ -137,9 +140,10 @@ class WindowAttention(nn.Module):
     )(channels)
     qkv = linear.product(x.astype(self.dtype), kernel, None, self.factor_dtype)
     x = attend(qkv, bias, position_bias.transpose(2, 0, 1))
-    return layers.dense(
-      channels, self.factor_dtype, dtype=self.dtype, name="proj"
-    )(x)
+    kernel, bias = layers.DenseParameters(channels, self.dtype, name="proj")(
+      channels
+    )
+    return linear.product(x, kernel, None, self.factor_dtype), bias
 
 
 class SwinBlock(nn.Module):
@@ -154,10 +158,10 @@ class SwinBlock(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, valid: extents.Extent | None = None
-  ) -> jax.Array:
-    """(B, H, W, C) > (B, H, W, C)."""
-    _, height, width, channels = x.shape
+    self, x: jax.Array | layers.Sum, valid: extents.Extent | None = None
+  ) -> jax.Array | layers.Sum:
+    """(B, H, W, C) > (B, H, W, C); by kernels, a sum that the next one adds up."""
+    _, height, width, channels = jax.tree.leaves(x)[0].shape
     regions = windows.regions(height, width, self.window, self.shift, valid)
 
     def cut(x):
@@ -168,6 +172,7 @@ class SwinBlock(nn.Module):
 
     if self._is_fused(channels):
       return self._computation(lambda x: x, lambda x: x)(self, x, regions)
+    x = layers.added(x)
     count = 1
     if self.execution.chunked:
       rows, columns = (
@@ -205,9 +210,11 @@ class SwinBlock(nn.Module):
 
     def compute(block, x, regions):
       x, normal = block._norm("norm1", x)
-      x = x + join(block._attend(cut(normal), regions))
-      x, normal = block._norm("norm2", x)
-      return x + block._mix(normal)
+      branch, bias = block._attend(cut(normal), regions)
+      x, normal = block._norm("norm2", layers.Sum(x, join(branch), bias))
+      x = layers.Sum(x, *block._mix(normal))
+      kept = block.execution.remat or not block._is_fused(normal.shape[-1])
+      return x.added() if kept else x
 
     return nn.remat(compute) if self.execution.remat else compute
 
@@ -222,7 +229,7 @@ class SwinBlock(nn.Module):
     )
 
   def _attend(self, x, regions):
-    """Windows (N, tokens, C), or a map if attention is fused > likewise."""
+    """Windows (N, tokens, C), or a map if attention is fused > likewise, and bias."""
 
     def attend(qkv, qkv_bias, position_bias):
       return attention.window_attention(
@@ -246,27 +253,26 @@ class SwinBlock(nn.Module):
     )(x, attend)
 
   def _mix(self, x):
-    """The MLP: (..., C) > (..., C)."""
+    """The MLP: (..., C) > (..., C), and a bias (C,) yet to be added."""
     channels = x.shape[-1]
     width = self.mlp_ratio * channels
+    kernel_in, bias_in = layers.DenseParameters(
+      width, self.dtype, name="mlp_in"
+    )(channels)
+    kernel_out, bias_out = layers.DenseParameters(
+      channels, self.dtype, name="mlp_out"
+    )(width)
     if self.execution.fused and fused_mlp.usable(
       tokens=x.size // channels,
       channels=channels,
       hidden=width,
       dtype=self.dtype,
     ):
-      kernel_in, bias_in = layers.DenseParameters(
-        width, self.dtype, name="mlp_in"
-      )(channels)
-      kernel_out, bias_out = layers.DenseParameters(
-        channels, self.dtype, name="mlp_out"
-      )(width)
-      return fused_mlp.mlp(x, kernel_in, bias_in, kernel_out) + bias_out
-    layer = functools.partial(
-      layers.dense, factor_dtype=self.execution.factor_dtype, dtype=self.dtype
-    )
-    hidden = layer(width, name="mlp_in")(x)
-    return layer(channels, name="mlp_out")(gelu.gelu(hidden))
+      return fused_mlp.mlp(x, kernel_in, bias_in, kernel_out), bias_out
+    factor_dtype = self.execution.factor_dtype
+    hidden = linear.product(x, kernel_in, None, factor_dtype) + bias_in
+    active = gelu.gelu(hidden)
+    return linear.product(active, kernel_out, None, factor_dtype), bias_out
 
 
 class SwinBlocks(nn.Module):
@@ -294,7 +300,7 @@ class SwinBlocks(nn.Module):
         execution=self.execution,
         name=f"block_{i}",
       )(x, valid)
-    return x
+    return layers.added(x)
 
 
 # Numbers of a chunk's input, 1.5 MB: its hidden layer of four times the width,

@@ -227,6 +227,7 @@ def test_blocks_by_kernels_give_the_same(monkeypatch, valid, remat):
   assert set(calls) == {
     "layer_norm",
     "layer_norm_gradient",
+    "layer_norm_of_sum",
     "mlp_gradient",
     "mlp_in",
     "window_attention",

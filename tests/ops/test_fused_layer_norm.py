@@ -11,27 +11,31 @@ from egic_jax.ops import fused_layer_norm, gpu_kernel, layer_norm
 SHAPES = [(2, 8, 8, 128), (3, 5, 7, 96), (1, 4, 4, 320)]
 
 
-def _compare(shape, dtype, slack):
+def _compare(shape, dtype, slack, with_branch):
   rng = np.random.default_rng(0)
-  x = jnp.asarray(3 * rng.standard_normal(shape) + 1, dtype)
   wide = gpu_kernel.wide(dtype)
-  scale, bias = (
-    jnp.asarray(rng.standard_normal(shape[-1]), wide) for _ in range(2)
-  )
-  gradients = tuple(
-    jnp.asarray(rng.standard_normal(shape), dtype) for _ in range(2)
-  )
 
-  def plain(x, scale, bias):
+  def normal(shape, dtype=dtype):
+    return jnp.asarray(rng.standard_normal(shape), dtype)
+
+  x = 3 * normal(shape) + 1
+  branch = (normal(shape), normal(shape[-1:])) if with_branch else (None, None)
+  scale, bias = (normal(shape[-1:], wide) for _ in range(2))
+  gradients = (normal(shape), normal(shape))
+
+  def plain(x, branch, branch_bias, scale, bias):
+    if branch is not None:
+      x = x + (branch + branch_bias)
     return x, layer_norm.layer_norm(x, scale, bias).astype(x.dtype)
 
-  def fused(x, scale, bias):
-    return fused_layer_norm.layer_norm_and_input(x, scale, bias, interpret=True)
+  def fused(*args):
+    return fused_layer_norm.layer_norm_of_sum(*args, interpret=True)
 
   found = []
   for function in (plain, fused):
-    outs, pull = jax.vjp(function, x, scale, bias)
-    found.append((*outs, *pull(gradients)))
+    outs, pull = jax.vjp(function, x, *branch, scale, bias)
+    found.append(jax.tree.leaves((outs, pull(gradients))))
+  assert len(found[0]) == 2 + 3 + 2 * with_branch
   for plain, fused in zip(*found, strict=True):
     assert fused.dtype == plain.dtype and fused.shape == plain.shape
     plain, fused = np.asarray(plain, np.float64), np.asarray(fused, np.float64)
@@ -39,21 +43,23 @@ def _compare(shape, dtype, slack):
     np.testing.assert_allclose(fused, plain, rtol=0, atol=slack * largest)
 
 
+@pytest.mark.parametrize("with_branch", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_is_the_plain_one(shape, float64):
-  _compare(shape, jnp.float64, 1e-13)
+def test_is_the_plain_one(shape, with_branch, float64):
+  _compare(shape, jnp.float64, 1e-13, with_branch)
 
 
+@pytest.mark.parametrize("with_branch", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_in_bfloat16_it_differs_by_rounding(shape):
-  _compare(shape, jnp.bfloat16, 0.01)
+def test_in_bfloat16_it_differs_by_rounding(shape, with_branch):
+  _compare(shape, jnp.bfloat16, 0.02, with_branch)
 
 
 def test_blocks_are_shared_out_over_programs(monkeypatch, float64):
   # Four blocks of two programs' turn each.
   monkeypatch.setattr(fused_layer_norm, "_PROGRAMS", 2)
   jax.clear_caches()
-  _compare((2, 8, 8, 128), jnp.float64, 1e-13)
+  _compare((2, 8, 8, 128), jnp.float64, 1e-13, True)
   jax.clear_caches()
 
 
