@@ -44,7 +44,12 @@ def make(
   nets = networks.Networks(config, discriminator, dtype, execution)
   optimizers = {
     update.optimizer: optimizer.make_optimizer(
-      kind=kind, schedule=lambda _: 1e-5, b1=0.9, b2=0.999, clip_norm=1.0
+      kind=kind,
+      schedule=lambda _: 1e-5,
+      b1=0.9,
+      b2=0.999,
+      clip_norm=1.0,
+      fused=execution.fused,
     )
     for update in stage.updates
   }

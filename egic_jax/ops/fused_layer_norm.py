@@ -18,7 +18,7 @@ from egic_jax.ops import gpu_kernel, layer_norm
 _PROGRAMS = 1056
 # Numbers that a program holds of a map. Backwards, twice as many would take so many
 # registers (224) that a processor had but two programs at a time; so it has four.
-_ELEMENTS, _ELEMENTS_BACK = 4096, 2048
+_ELEMENTS = 2048
 _MOST_CHANNELS = 2048
 
 
@@ -141,7 +141,7 @@ def _gradients(interpret, x, scale, gradients, count):
   Sums over tokens, each (C,).
   """
   tokens, channels = x.shape
-  each, padded = _block(tokens, channels, _ELEMENTS_BACK)
+  each, padded = _block(tokens, channels, _ELEMENTS)
   blocks = tokens // each
   programs = gpu_kernel.divisor_from(blocks, min(_PROGRAMS, blocks))
 

@@ -6,7 +6,7 @@ where it cannot be had, everything is left to XLA.
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -50,6 +50,7 @@ def call(
   *,
   name: str,
   warps: int = 4,
+  replaced: Mapping[int, int] | None = None,
   interpret: bool = False,
 ) -> Callable:
   """`pallas_call` of so many programs, all of which see whole arrays.
@@ -60,6 +61,7 @@ def call(
     shapes: of the outputs.
     name: for profiles.
     warps: of a program, 32 threads each.
+    replaced: input by number to the output that is written over it.
     interpret: runs anywhere, slowly: for tests.
 
   Returns:
@@ -74,6 +76,7 @@ def call(
     grid=(programs,),
     out_shape=list(shapes),
     interpret=interpret,
+    input_output_aliases=dict(replaced or {}),
     compiler_params=triton.CompilerParams(num_warps=warps, num_stages=2),
     name=name,
   )
@@ -110,6 +113,31 @@ def store(
 
   place = ref.at[rows[:, None], columns[None, :]]
   triton.store(place, values.astype(ref.dtype), mask=mask)
+
+
+def load_flat(ref: Any, places: jax.Array, mask: Any = None) -> jax.Array:
+  """ref[places] of a vector, (N,); 0 where `mask` is false."""
+  from jax.experimental.pallas import triton
+
+  if mask is None:
+    return triton.load(ref.at[places])
+  return triton.load(ref.at[places], mask=mask, other=0)
+
+
+def store_flat(
+  ref: Any, places: jax.Array, mask: Any, values: jax.Array
+) -> None:
+  """ref[places] = values, of ref's type, where `mask` is true."""
+  from jax.experimental.pallas import triton
+
+  triton.store(ref.at[places], values.astype(ref.dtype), mask=mask)
+
+
+def when(condition: jax.Array, function: Callable[[], None]) -> None:
+  """Has programs for which the condition is true call the function."""
+  from jax.experimental import pallas
+
+  pallas.when(condition)(function)
 
 
 def dot(

@@ -1,10 +1,14 @@
 """Learning-rate schedule and optimiser."""
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from egic_jax.ops import gpu_kernel, many_arrays
 
 # Updates of matrices have this root mean square, about that of Adam's: one
 # learning rate does for both (Liu et al., Muon is Scalable for LLM Training).
@@ -25,6 +29,21 @@ def _muon(schedule: optax.Schedule, b1: float, b2: float):
   )
   # Fifteen products for each kernel, small ones: better many at once.
   return _on_stacks(muon)
+
+
+class FusedAdam(NamedTuple):
+  """Clipping and Adam of all parameters, applied by a few kernels.
+
+  A transformation as optax makes them, with the same state, and `apply`.
+
+  Attributes:
+    init, update: see `optax.GradientTransformation`.
+    apply: see `apply`.
+  """
+
+  init: Callable
+  update: Callable
+  apply: Callable
 
 
 _KINDS = {"adam": optax.adam, "muon": _muon, "nadam": optax.nadam}
@@ -100,7 +119,8 @@ def make_optimizer(
   b1: float,
   b2: float,
   clip_norm: float,
-) -> optax.GradientTransformation:
+  fused: bool = False,
+) -> optax.GradientTransformation | FusedAdam:
   """The optimiser; its state's structure depends on *kind* only.
 
   Args:
@@ -110,9 +130,12 @@ def make_optimizer(
     b1: decay of the first moment.
     b2: decay of the second moment.
     clip_norm: largest global norm of a gradient; 0 for no limit.
+    fused: Adam goes through all parameters in a few kernels, where there are
+      kernels (`ops.many_arrays`); for a training on one GPU. The numbers are
+      the same, but for rounding.
 
   Returns:
-    An optax transformation.
+    An optax transformation, for `apply`.
 
   Raises:
     ValueError: unknown kind, or a value out of its range.
@@ -127,7 +150,74 @@ def make_optimizer(
   if not clip_norm >= 0:
     raise ValueError(f"optimizer.clip_norm={clip_norm}: must not be negative")
   clip = _clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-  return optax.chain(clip, _KINDS[kind](schedule, b1=b1, b2=b2))
+  made = optax.chain(clip, _KINDS[kind](schedule, b1=b1, b2=b2))
+  if not (fused and kind == "adam" and gpu_kernel.available()):
+    return made
+  return FusedAdam(
+    *made, functools.partial(_apply_adam, schedule, b1, b2, clip_norm)
+  )
+
+
+def apply(
+  optimizer: optax.GradientTransformation | FusedAdam,
+  gradients: Any,
+  state: Any,
+  params: Any,
+) -> tuple[Any, Any, jax.Array]:
+  """One update.
+
+  Args:
+    optimizer: what `make_optimizer` returned, or any transformation of optax.
+    gradients: like params.
+    state: of the optimiser.
+    params: a tree.
+
+  Returns:
+    New params, new state, and the global norm of the gradients.
+  """
+  if isinstance(optimizer, FusedAdam):
+    return optimizer.apply(gradients, state, params)
+  norm = global_norm(gradients)
+  updates, state = optimizer.update(gradients, state, params)
+  return optax.apply_updates(params, updates), state, norm
+
+
+# That of optax.adam.
+_EPSILON = 1e-8
+
+
+def _apply_adam(
+  schedule, b1, b2, clip_norm, gradients, state, params, *, interpret=False
+):
+  clip_state, (adam, scheduled) = state
+  params, structure = jax.tree.flatten(params)
+  lists = [jax.tree.leaves(tree) for tree in (adam.mu, adam.nu, gradients)]
+  norm = jnp.sqrt(many_arrays.sum_of_squares(lists[2], interpret=interpret))
+  count = optax.safe_increment(adam.count)
+
+  def new_values(scalars, param, mean, square, gradient):
+    factor, rate, mean_share, square_share = scalars
+    gradient = gradient * factor
+    mean = b1 * mean + (1 - b1) * gradient
+    square = b2 * square + (1 - b2) * gradient * gradient
+    deviation = jnp.sqrt(square / square_share) + _EPSILON
+    return param - rate * (mean / mean_share) / deviation, mean, square
+
+  factor = clip_norm / jnp.maximum(norm, clip_norm) if clip_norm else 1.0
+  rate = schedule(scheduled.count)
+  scalars = (factor, rate, 1 - b1**count, 1 - b2**count)
+  new = many_arrays.update(
+    new_values,
+    jnp.stack([jnp.asarray(scalar, norm.dtype) for scalar in scalars]),
+    (params, *lists[:2]),
+    (lists[2],),
+    name="adam",
+    interpret=interpret,
+  )
+  params, mean, square = (structure.unflatten(leaves) for leaves in new)
+  adam = adam._replace(count=count, mu=mean, nu=square)
+  scheduled = scheduled._replace(count=optax.safe_increment(scheduled.count))
+  return params, (clip_state, (adam, scheduled)), norm
 
 
 def global_norm(gradients: Any) -> jax.Array:

@@ -65,12 +65,15 @@ def make_train_step(
         jax.random.fold_in(key, i),
         accumulate,
       )
-      updates, opt_state[update.optimizer] = optimizers[
-        update.optimizer
-      ].update(grads, opt_state[update.optimizer], trained)
-      params = stages.join_params(optax.apply_updates(trained, updates), frozen)
+      trained, opt_state[update.optimizer], norm = optimizer.apply(
+        optimizers[update.optimizer],
+        grads,
+        opt_state[update.optimizer],
+        trained,
+      )
+      params = stages.join_params(trained, frozen)
       name = f"{update.optimizer}_" if len(stage.updates) > 1 else ""
-      metrics |= scalars | {f"{name}grad_norm": optimizer.global_norm(grads)}
+      metrics |= scalars | {f"{name}grad_norm": norm}
     ema = state.ema
     if ema_decay:
       averaged, _ = stages.split_params(params, stage.averaged_groups)

@@ -64,8 +64,10 @@ def train(
   directory = pathlib.Path(workdir).expanduser().absolute()
   codec_config = make_codec_config(config)
   stage = stages.get_stage(config.train.stage)
-  schedules, optimizers = make_optimizers(config, stage)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  schedules, optimizers = make_optimizers(
+    config, stage, fused=mesh.devices.size == 1
+  )
   check_parts(config, stage, mesh)
   weights, lpips = _loss_weights(config, stage, report)
 
@@ -205,9 +207,12 @@ def make_networks(
 
 
 def make_optimizers(
-  config: ConfigDict, stage: stages.Stage
+  config: ConfigDict, stage: stages.Stage, *, fused: bool = False
 ) -> tuple[dict[str, Callable[[int], Any]], dict[str, Any]]:
-  """Learning rates, as functions of the updates made, and optimisers by name."""
+  """Learning rates, as functions of the updates made, and optimisers by name.
+
+  `fused` is as in `optimizer.make_optimizer`.
+  """
 
   def make_schedule(scale):
     return optimizer.make_schedule(
@@ -231,6 +236,7 @@ def make_optimizers(
       b1=config.optimizer.b1,
       b2=config.optimizer.b2,
       clip_norm=config.optimizer.clip_norm,
+      fused=fused,
     )
   return schedules, optimizers
 

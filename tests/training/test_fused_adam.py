@@ -1,0 +1,65 @@
+"""Adam by kernels, interpreted, against optax's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from egic_jax.ops import gpu_kernel
+from egic_jax.training import optimizer
+
+
+def _make(fused, clip_norm, kind="adam"):
+  return optimizer.make_optimizer(
+    kind=kind,
+    schedule=lambda count: 1e-2 / (count + 1),
+    b1=0.8,
+    b2=0.95,
+    clip_norm=clip_norm,
+    fused=fused,
+  )
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0, 1e3])
+def test_is_optax_adam(clip_norm, float64, monkeypatch):
+  rng = np.random.default_rng(0)
+  shapes = {"a": {"kernel": (40, 70), "bias": (70,)}, "b": (5, 3, 3)}
+
+  def draw():
+    return jax.tree.map(
+      lambda shape: jnp.asarray(rng.standard_normal(shape)),
+      shapes,
+      is_leaf=lambda x: isinstance(x, tuple),
+    )
+
+  plain = _make(False, clip_norm)
+  monkeypatch.setattr(gpu_kernel, "available", lambda: True)
+  fused = _make(True, clip_norm)
+  assert isinstance(fused, optimizer.FusedAdam)
+  params = draw()
+  states = plain.init(params), fused.init(params)
+  assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+  ours = expected = params
+  for _ in range(3):
+    gradients = draw()
+    expected, plain_state, plain_norm = optimizer.apply(
+      plain, gradients, states[0], expected
+    )
+    ours, fused_state, norm = fused.apply(
+      gradients, states[1], ours, interpret=True
+    )
+    states = plain_state, fused_state
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14),
+      (ours, states[1], norm),
+      (expected, states[0], plain_norm),
+    )
+
+
+def test_is_for_adam_on_devices_that_have_kernels(monkeypatch):
+  assert not isinstance(_make(True, 1.0), optimizer.FusedAdam)  # A CPU.
+  monkeypatch.setattr(gpu_kernel, "available", lambda: True)
+  assert isinstance(_make(True, 1.0), optimizer.FusedAdam)
+  assert not isinstance(_make(False, 1.0), optimizer.FusedAdam)
+  assert not isinstance(_make(True, 1.0, "muon"), optimizer.FusedAdam)
