@@ -20,7 +20,7 @@ class Sum(NamedTuple):
   Attributes:
     x: (..., C).
     branch: (..., C), of x's type.
-    bias: (C,), part of what is added.
+    bias: (C,), part of what is added, of any type.
   """
 
   x: jax.Array
@@ -28,8 +28,8 @@ class Sum(NamedTuple):
   bias: jax.Array
 
   def added(self) -> jax.Array:
-    """x + (branch + bias)."""
-    return self.x + (self.branch + self.bias)
+    """x + (branch + bias), of x's type."""
+    return self.x + (self.branch + self.bias.astype(self.branch.dtype))
 
 
 class LayerNorm(nn.Module):
@@ -76,13 +76,12 @@ class DenseParameters(nn.Module):
   """The parameters of nn.Dense, for what computes with them itself."""
 
   features: int
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, channels: int) -> tuple[jax.Array, jax.Array]:
-    """Kernel (channels, features) and bias (features,), of `dtype`."""
+    """Kernel (channels, features) and bias (features,), float32."""
     kernel = self.param(
       "kernel", nn.initializers.lecun_normal(), (channels, self.features)
     )
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
-    return kernel.astype(self.dtype), bias.astype(self.dtype)
+    return kernel, bias

@@ -135,14 +135,10 @@ class WindowAttention(nn.Module):
       windows.relative_position_index(self.window).reshape(-1)
     ]
     position_bias = position_bias.reshape(tokens, tokens, self.num_heads)
-    kernel, bias = layers.DenseParameters(
-      3 * channels, self.dtype, name="qkv"
-    )(channels)
+    kernel, bias = layers.DenseParameters(3 * channels, name="qkv")(channels)
     qkv = linear.product(x.astype(self.dtype), kernel, None, self.factor_dtype)
     x = attend(qkv, bias, position_bias.transpose(2, 0, 1))
-    kernel, bias = layers.DenseParameters(channels, self.dtype, name="proj")(
-      channels
-    )
+    kernel, bias = layers.DenseParameters(channels, name="proj")(channels)
     return linear.product(x, kernel, None, self.factor_dtype), bias
 
 
@@ -233,7 +229,7 @@ class SwinBlock(nn.Module):
 
     def attend(qkv, qkv_bias, position_bias):
       return attention.window_attention(
-        qkv + qkv_bias, position_bias, regions, num_heads=self.num_heads
+        qkv + qkv_bias.astype(qkv.dtype), position_bias, regions, num_heads=self.num_heads
       )
 
     if self._is_fused(x.shape[-1]):
@@ -256,12 +252,10 @@ class SwinBlock(nn.Module):
     """The MLP: (..., C) > (..., C), and a bias (C,) yet to be added."""
     channels = x.shape[-1]
     width = self.mlp_ratio * channels
-    kernel_in, bias_in = layers.DenseParameters(
-      width, self.dtype, name="mlp_in"
-    )(channels)
-    kernel_out, bias_out = layers.DenseParameters(
-      channels, self.dtype, name="mlp_out"
-    )(width)
+    kernel_in, bias_in = layers.DenseParameters(width, name="mlp_in")(channels)
+    kernel_out, bias_out = layers.DenseParameters(channels, name="mlp_out")(
+      width
+    )
     if self.execution.fused and fused_mlp.usable(
       tokens=x.size // channels,
       channels=channels,
@@ -270,7 +264,8 @@ class SwinBlock(nn.Module):
     ):
       return fused_mlp.mlp(x, kernel_in, bias_in, kernel_out), bias_out
     factor_dtype = self.execution.factor_dtype
-    hidden = linear.product(x, kernel_in, None, factor_dtype) + bias_in
+    hidden = linear.product(x, kernel_in, None, factor_dtype)
+    hidden += bias_in.astype(hidden.dtype)
     active = gelu.gelu(hidden)
     return linear.product(active, kernel_out, None, factor_dtype), bias_out
 

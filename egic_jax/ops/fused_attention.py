@@ -79,7 +79,7 @@ def window_attention(
   out = _attend(
     settings,
     qkv.reshape(-1, channels),
-    qkv_bias.astype(qkv.dtype)[None],
+    qkv_bias[None],
     position_bias.astype(gpu_kernel.wide(qkv.dtype)),
     None if regions is None else jnp.asarray(regions),
   )
@@ -234,11 +234,12 @@ class _Window:
     """Queries, keys and values, each (T, d)."""
     qkv_ref, bias_ref = self._inputs[:2]
     zero = jnp.zeros(1, jnp.int32)
-    return [
-      self.load(qkv_ref, part)
-      + gpu_kernel.load(bias_ref, zero, self.channels(bias_ref, part))
-      for part in range(3)
-    ]
+    found = []
+    for part in range(3):
+      values = self.load(qkv_ref, part)
+      bias = gpu_kernel.load(bias_ref, zero, self.channels(bias_ref, part))
+      found.append((values + bias).astype(values.dtype))
+    return found
 
   def weights(self, query, key) -> jax.Array:
     """(T, T) float32 or wider, rows add up to 1."""

@@ -57,7 +57,8 @@ def mlp(
 
   Args:
     x: (..., C).
-    kernel_in: (C, D), of x's type, as the others.
+    kernel_in: (C, D), float32 or x's type; so are the others. Kernels are turned
+      into x's type, gradients are of their own.
     bias_in: (D,).
     kernel_out: (D, E).
     interpret: runs the kernels anywhere, slowly: for tests.
@@ -79,21 +80,29 @@ def _mlp(interpret, x, kernel_in, bias_in, kernel_out):
 def _forward(interpret, x, kernel_in, bias_in, kernel_out):
   hidden, active = _hidden(interpret, x, kernel_in, bias_in, before=True)
   out = linear.product(active, kernel_out)
-  return out, (x, kernel_in, kernel_out, hidden, active)
+  # An empty array has a type, and costs nothing.
+  return out, (x, kernel_in, bias_in[:0], kernel_out, hidden, active)
 
 
 def _backward(interpret, residuals, gradient):
-  x, kernel_in, kernel_out, hidden, active = residuals
+  x, kernel_in, typed, kernel_out, hidden, active = residuals
   of_hidden, of_bias = _of_hidden(interpret, gradient, kernel_out, hidden)
   return (
     linear.gradient_of_input(of_hidden, kernel_in),
-    linear.gradient_of_kernel(x, of_hidden),
-    of_bias,
-    linear.gradient_of_kernel(active, gradient),
+    _gradient_of_kernel(x, of_hidden, kernel_in.dtype),
+    of_bias.astype(typed.dtype),
+    _gradient_of_kernel(active, gradient, kernel_out.dtype),
   )
 
 
 _mlp.defvjp(_forward, _backward)
+
+
+def _gradient_of_kernel(x, gradient, dtype):
+  """(tokens, C) and (tokens, D) > (C, D); on GPUs any order is as good."""
+  return jax.lax.dot_general(
+    x, gradient, (((0,), (0,)), ((), ())), preferred_element_type=dtype
+  )
 
 
 def _hidden(interpret, x, kernel_in, bias_in, before):
@@ -125,7 +134,7 @@ def _hidden(interpret, x, kernel_in, bias_in, before):
     name="mlp_in",
     warps=_WARPS,
     interpret=interpret,
-  )(x, kernel_in, bias_in[None])
+  )(x, kernel_in.astype(x.dtype), bias_in[None])
 
 
 def _of_hidden(interpret, gradient, kernel_out, hidden):
@@ -166,8 +175,8 @@ def _of_hidden(interpret, gradient, kernel_out, hidden):
     name="mlp_gradient",
     warps=_WARPS,
     interpret=interpret,
-  )(gradient, kernel_out, hidden)
-  return of_hidden, of_bias.sum(0).astype(hidden.dtype)
+  )(gradient, kernel_out.astype(gradient.dtype), hidden)
+  return of_hidden, of_bias.sum(0)
 
 
 class _Tile:

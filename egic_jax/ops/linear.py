@@ -57,7 +57,11 @@ def product(
   precision: Any = None,
   factor_dtype: Any = None,
 ) -> jax.Array:
-  """`dot_general` without having to say which axes."""
+  """`dot_general` without having to say which axes.
+
+  The kernel is turned into x's type here, so that its gradient is of its own.
+  """
+  kernel = kernel.astype(x.dtype)
   return _multiply(x, kernel, (x.ndim - 1, 0), precision, factor_dtype)
 
 
@@ -67,24 +71,24 @@ def gradient_of_input(
   precision: Any = None,
   factor_dtype: Any = None,
 ) -> jax.Array:
-  """(..., D) and (C, D) > (..., C)."""
-  axes = (gradient.ndim - 1, 1)
+  """(..., D) and (C, D) > (..., C), of the gradient's type."""
+  axes, kernel = (gradient.ndim - 1, 1), kernel.astype(gradient.dtype)
   return _multiply(gradient, kernel, axes, precision, factor_dtype)
 
 
 def gradient_of_kernel(
-  x: jax.Array, gradient: jax.Array, precision: Any = None
+  x: jax.Array, gradient: jax.Array, dtype: Any, precision: Any = None
 ) -> jax.Array:
-  """(..., C) and (..., D) > (C, D)."""
+  """(..., C) and (..., D) > (C, D), of `dtype`."""
   # As matrices: with more axes to sum over XLA:CPU transposes x first, and
   # recomputes what made it, one number at a time, as it does so.
   x = x.reshape(-1, x.shape[-1])
   gradient = gradient.reshape(-1, gradient.shape[-1])
   if x.shape[1] <= gradient.shape[1]:
-    return _multiply(x, gradient, (0, 0), precision)
+    return _multiply(x, gradient, (0, 0), precision, dtype=dtype)
   # XLA:CPU transposes the first factor: better the narrower one. The barrier
   # keeps the two transpositions from being taken for none.
-  of_kernel = _multiply(gradient, x, (0, 0), precision)
+  of_kernel = _multiply(gradient, x, (0, 0), precision, dtype=dtype)
   return jax.lax.optimization_barrier(of_kernel).T
 
 
@@ -96,15 +100,15 @@ def _backward(precision, factor_dtype, residuals, gradient):
   x, kernel = residuals
   return (
     gradient_of_input(gradient, kernel, precision, factor_dtype),
-    gradient_of_kernel(x, gradient, precision),
+    gradient_of_kernel(x, gradient, kernel.dtype, precision),
   )
 
 
 product.defvjp(_forward, _backward)
 
 
-def _multiply(a, b, axes, precision, factor_dtype=None):
-  """The sum over these axes of a and b, in a's type."""
+def _multiply(a, b, axes, precision, factor_dtype=None, dtype=None):
+  """The sum over these axes of a and b, in `dtype` or a's type."""
   factors = (a, b)
   if factor_dtype is not None:
     factors = (a.astype(factor_dtype), b.astype(factor_dtype))
@@ -112,5 +116,5 @@ def _multiply(a, b, axes, precision, factor_dtype=None):
     *factors,
     (((axes[0],), (axes[1],)), ((), ())),
     precision=precision,
-    preferred_element_type=a.dtype,
+    preferred_element_type=dtype or a.dtype,
   )
