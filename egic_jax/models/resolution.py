@@ -1,7 +1,8 @@
 """Layers that halve or double the resolution of a map.
 
 Those between the stages of SwinT-ChARM (Zhu, Yang, Cohen, ICLR 2022). `dtype` is
-the type that products are computed in.
+the type that products are computed in; `fused` has normalisation be a kernel where
+there is one (`layers.LayerNorm`).
 """
 
 from typing import Any
@@ -19,10 +20,11 @@ class PatchMerging(nn.Module):
 
   features: int
   dtype: Any = jnp.float32
+  fused: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    _, x = layers.LayerNorm(self.dtype, name="norm")(
+    _, x = layers.LayerNorm(self.dtype, self.fused, name="norm")(
       space_to_depth.merge_phases(x)
     )
     return layers.dense(
@@ -38,6 +40,7 @@ class PatchSplitting(nn.Module):
 
   features: int
   dtype: Any = jnp.float32
+  fused: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -47,7 +50,7 @@ class PatchSplitting(nn.Module):
       dtype=self.dtype,
       name="reduction",
     )(x)
-    _, x = layers.LayerNorm(self.dtype, name="norm")(x)
+    _, x = layers.LayerNorm(self.dtype, self.fused, name="norm")(x)
     return space_to_depth.depth_to_space(x)
 
 

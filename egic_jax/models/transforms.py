@@ -49,9 +49,9 @@ class Downward(nn.Module):
       zip(self.widths, self.depths, strict=True)
     ):
       if i:
-        x = resolution.PatchMerging(width, self.dtype, name=f"merging_{i - 1}")(
-          x
-        )
+        x = resolution.PatchMerging(
+          width, self.dtype, self.execution.fused, name=f"merging_{i - 1}"
+        )(x)
         valid = extents.halved(valid)
       x = swin.SwinBlocks(
         depth,
@@ -97,7 +97,9 @@ class UpwardStage(nn.Module):
     )(x.astype(self.dtype), valid)
     if self.last:
       return resolution.PatchUnpack(self.out, self.dtype, name="unpack")(x)
-    return resolution.PatchSplitting(self.out, self.dtype, name="splitting")(x)
+    return resolution.PatchSplitting(
+      self.out, self.dtype, self.execution.fused, name="splitting"
+    )(x)
 
 
 class Upward(nn.Module):

@@ -38,9 +38,15 @@ def _runs(device) -> bool:
   return True
 
 
-def serves(dtype: Any) -> bool:
-  """Whether activations of this type are for the kernels: 16 bits."""
-  return jnp.dtype(dtype).itemsize == 2 and available()
+def serves(dtype: Any, *, most_bits: int = 16) -> bool:
+  """Whether activations of this type are for the kernels.
+
+  Args:
+    dtype: of the activations.
+    most_bits: of a type; those with products take 16, as a kernel has no products
+      of full float32.
+  """
+  return jnp.dtype(dtype).itemsize * 8 in range(16, most_bits + 1) and available()
 
 
 def call(

@@ -63,10 +63,11 @@ def test_blocks_are_shared_out_over_programs(monkeypatch, float64):
   jax.clear_caches()
 
 
-def test_needs_16_bits_and_not_too_many_channels(monkeypatch):
+def test_needs_at_most_32_bits_and_not_too_many_channels(monkeypatch):
   usable = fused_layer_norm.usable
   assert not usable(channels=128, dtype=jnp.bfloat16)  # A CPU.
   monkeypatch.setattr(gpu_kernel, "available", lambda: True)
   assert usable(channels=128, dtype=jnp.bfloat16)
-  assert not usable(channels=128, dtype=jnp.float32)
+  assert usable(channels=128, dtype=jnp.float32)
+  assert not usable(channels=128, dtype=jnp.float64)
   assert not usable(channels=4096, dtype=jnp.bfloat16)
