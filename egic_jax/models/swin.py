@@ -229,7 +229,10 @@ class SwinBlock(nn.Module):
 
     def attend(qkv, qkv_bias, position_bias):
       return attention.window_attention(
-        qkv + qkv_bias.astype(qkv.dtype), position_bias, regions, num_heads=self.num_heads
+        qkv + qkv_bias.astype(qkv.dtype),
+        position_bias,
+        regions,
+        num_heads=self.num_heads,
       )
 
     if self._is_fused(x.shape[-1]):

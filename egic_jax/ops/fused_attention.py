@@ -22,6 +22,8 @@ from egic_jax.ops import attention, gpu_kernel, windows
 _PROGRAMS = 2048
 # The least side of a matrix that the chip multiplies.
 _LEAST_SIDE = 16
+# Of a window whose numbers have 32 bits: more would not fit a program's registers.
+_MOST_WIDE_TOKENS = 16
 
 
 def usable(*, window: int, head_width: int, dtype: Any) -> bool:
@@ -30,13 +32,14 @@ def usable(*, window: int, head_width: int, dtype: Any) -> bool:
   Args:
     window: side of a window in tokens.
     head_width: channels of a head.
-    dtype: of queries, keys and values; 16 bits: the kernel has no products of
-      full float32.
+    dtype: of queries, keys and values; 16 bits, or 32 if windows are small and
+      products need not be of full float32, which the kernel has not.
   """
   sides = (window**2, head_width)
   if any(side < _LEAST_SIDE or side & (side - 1) for side in sides):
     return False
-  return gpu_kernel.serves(dtype)
+  wide = window**2 <= _MOST_WIDE_TOKENS and gpu_kernel.may_round_factors()
+  return gpu_kernel.serves(dtype, most_bits=32 if wide else 16)
 
 
 @functools.partial(

@@ -145,9 +145,8 @@ def _gradients(interpret, x, scale, gradients, count):
   blocks = tokens // each
   programs = gpu_kernel.divisor_from(blocks, min(_PROGRAMS, blocks))
 
-  def kernel(
-    x_ref, scale_ref, of_sum_ref, gradient_ref, x_out_ref, sums_out_ref
-  ):
+  def kernel(*refs):
+    x_ref, scale_ref, of_sum_ref, gradient_ref, x_out_ref, *sums_refs = refs
     program = gpu_kernel.program()
     whole = _Block(jnp.arange(each), channels, padded)
     scale = whole.row(scale_ref)
@@ -169,26 +168,22 @@ def _gradients(interpret, x, scale, gradients, count):
       return tuple(a + b for a, b in zip(sums, found, strict=False))
 
     zeros = jnp.zeros((each, padded), gpu_kernel.wide(x.dtype))
-    sums = jax.lax.fori_loop(
-      0, blocks // programs, add_block, (zeros,) * count
-    )
-    for i, values in enumerate(sums):
-      row = program * count + i + jnp.zeros(1, jnp.int32)
-      own = _Block(row, channels, padded)
-      own.store(sums_out_ref, jnp.sum(values, axis=0, keepdims=True))
+    sums = jax.lax.fori_loop(0, blocks // programs, add_block, (zeros,) * count)
+    own = _Block(program + jnp.zeros(1, jnp.int32), channels, padded)
+    for ref, values in zip(sums_refs, sums, strict=True):
+      own.store(ref, jnp.sum(values, axis=0, keepdims=True))
 
-  sums_shape = (programs * count, channels)
-  of_x, sums = gpu_kernel.call(
+  sums_shape = jax.ShapeDtypeStruct(
+    (programs, channels), gpu_kernel.wide(x.dtype)
+  )
+  of_x, *sums = gpu_kernel.call(
     kernel,
     programs,
-    [
-      jax.ShapeDtypeStruct(x.shape, x.dtype),
-      jax.ShapeDtypeStruct(sums_shape, gpu_kernel.wide(x.dtype)),
-    ],
+    [jax.ShapeDtypeStruct(x.shape, x.dtype), *(sums_shape,) * count],
     name="layer_norm_gradient",
     interpret=interpret,
   )(x, scale[None], *gradients)
-  return of_x, sums.reshape(programs, count, channels).sum(0)
+  return of_x, [one.sum(0) for one in sums]
 
 
 def _call(kernel, programs, like, name, interpret):

@@ -46,7 +46,16 @@ def serves(dtype: Any, *, most_bits: int = 16) -> bool:
     most_bits: of a type; those with products take 16, as a kernel has no products
       of full float32.
   """
-  return jnp.dtype(dtype).itemsize * 8 in range(16, most_bits + 1) and available()
+  bits = 8 * jnp.dtype(dtype).itemsize
+  return 16 <= bits <= most_bits and available()
+
+
+def may_round_factors() -> bool:
+  """Whether factors of float32 products may be rounded, as GPUs do by default.
+
+  Not where symbols are decided: there the precision asked for is "highest".
+  """
+  return jax.config.jax_default_matmul_precision in (None, "default")
 
 
 def call(

@@ -149,4 +149,3 @@ def _kernel(one_array, flat, *, shared, outputs):
       gpu_kernel.when(is_own, block)
 
   return kernel, first[-1]
-

@@ -1,5 +1,7 @@
 """The kernel of window attention, interpreted, against the plain formulation."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -127,3 +129,14 @@ def test_needs_16_bits_and_powers_of_two(monkeypatch):
   assert not usable(window=7, head_width=32, dtype=jnp.bfloat16)
   assert not usable(window=8, head_width=24, dtype=jnp.bfloat16)
   assert not usable(window=2, head_width=32, dtype=jnp.bfloat16)
+
+
+def test_wide_numbers_are_for_small_windows_and_rounded_factors(monkeypatch):
+  monkeypatch.setattr(gpu_kernel, "available", lambda: True)
+  usable = functools.partial(
+    fused_attention.usable, head_width=32, dtype=jnp.float32
+  )
+  assert usable(window=4)
+  assert not usable(window=8)
+  with jax.default_matmul_precision("highest"):
+    assert not usable(window=4)

@@ -44,9 +44,9 @@ def test_types_are_those_of_what_is_replaced():
     name="test",
     interpret=True,
   )
-  for found, old, beside in zip(new, old, beside, strict=True):
+  for found, a, b in zip(new, old, beside, strict=True):
     assert found.dtype == jnp.float32
-    np.testing.assert_array_equal(found, old + beside)
+    np.testing.assert_array_equal(found, a + b)
 
 
 @pytest.mark.parametrize("most", [1000, 5])
