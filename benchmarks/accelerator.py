@@ -108,6 +108,8 @@ def prepare_step(words):
   import matrix_flops
   import numpy as np
 
+  from egic_jax import runtime
+
   stage_name, batch_size, *rest = words
   options = set(rest[0].split("+")) if rest else set()
   batch_size = int(batch_size)
@@ -123,7 +125,9 @@ def prepare_step(words):
   start = time.monotonic()
   lowered = jax.jit(step, donate_argnums=0).lower(state, batch, key)
   traced = time.monotonic() - start
-  compiled = lowered.compile()
+  compiled = lowered.compile(
+    runtime.COMPILER_OPTIONS.get(jax.default_backend())
+  )
   compiling = time.monotonic() - start - traced
   shapes = jax.tree.map(lambda x: jax.typeof(x), (state, batch, key))
   flops = matrix_flops.count(plain, *shapes)
@@ -336,123 +340,15 @@ def _decode_parts(coder, data):
 
 
 def prepare_kernels(words):
-  """Attention and normalisation by kernel and by XLA: error and time."""
-  import jax
-  import jax.numpy as jnp
+  """Each kernel of ours and XLA's: error and time."""
+  import gpu_kernels
 
-  from egic_jax.ops import (
-    attention,
-    fused_attention,
-    fused_layer_norm,
-    layer_norm,
-    windows,
-  )
-
-  batch_size = int(words[0])
-  programs = {}
-
-  def add(name, plain, fused, args, out_dtype=jnp.bfloat16):
-    narrow = [a.astype(out_dtype) if a.ndim > 3 else a for a in args]
-
-    def gradient(function):
-      def run(*args):
-        out, pull = jax.vjp(function, *args)
-        return out, pull(jax.tree.map(lambda x: (x * x).astype(x.dtype), out))
-
-      return jax.jit(run)
-
-    with jax.default_matmul_precision("highest"):
-      reference = gradient(plain).lower(*args).compile()
-    programs[name] = {
-      "reference": (reference, args),
-      "plain": (gradient(plain).lower(*narrow).compile(), narrow),
-      "fused": (gradient(fused).lower(*narrow).compile(), narrow),
-      "plain, forward": (jax.jit(plain).lower(*narrow).compile(), narrow),
-      "fused, forward": (jax.jit(fused).lower(*narrow).compile(), narrow),
-    }
-
-  for side, channels, window in ((128, 128, 8), (64, 192, 8), (32, 256, 8)):
-    keys = jax.random.split(jax.random.key(channels), 5)
-    heads, tokens = channels // 32, window**2
-    regions = windows.regions(side, side, window, window // 2)
-    normal = jax.random.normal
-
-    def plain(qkv, bias, position, regions=regions):
-      cut = windows.partition(qkv + bias.astype(qkv.dtype), 8, 4)
-      out = attention.window_attention(
-        cut, position, regions, num_heads=cut.shape[-1] // 96
-      )
-      return windows.merge(out, 8, *qkv.shape[1:3], 4)
-
-    def fused(qkv, bias, position, regions=regions):
-      return fused_attention.window_attention(
-        qkv,
-        bias,
-        position,
-        regions,
-        window=8,
-        shift=4,
-        num_heads=qkv.shape[-1] // 96,
-      )
-
-    shape = (batch_size, side, side)
-    add(
-      f"attention {side}x{side}x{channels}",
-      plain,
-      fused,
-      (
-        normal(keys[0], (*shape, 3 * channels)),
-        normal(keys[1], (3 * channels,)),
-        normal(keys[2], (heads, tokens, tokens)),
-      ),
-    )
-
-    def plain(x, scale, bias):
-      return x, layer_norm.layer_norm(x, scale, bias).astype(x.dtype)
-
-    add(
-      f"normalisation {side}x{side}x{channels}",
-      plain,
-      fused_layer_norm.layer_norm_and_input,
-      (
-        3 * normal(keys[3], (*shape, channels)) + 1,
-        normal(keys[4], (channels,)),
-        normal(keys[1], (channels,)),
-      ),
-    )
+  programs = gpu_kernels.compile_all(int(words[0]))
 
   def run():
-    found = {}
-    for name, variants in programs.items():
-      outs = {k: program(*args) for k, (program, args) in variants.items()}
-      for kind in ("plain", "fused"):
-        found[f"{name}, {kind}, error"] = max(
-          jax.tree.leaves(
-            jax.tree.map(_relative_error, outs[kind], outs["reference"])
-          )
-        )
-      del outs
-      for kind, (program, args) in variants.items():
-        if kind == "reference":
-          continue
-
-        def several(program=program, args=args):
-          for _ in range(20):
-            out = program(*args)
-          jax.block_until_ready(out)
-
-        several()
-        found[f"{name}, {kind}, us"] = min(timed(several, 3)) / 20 * 1e6
-    return found, dict
+    return gpu_kernels.measure(programs, timed), dict
 
   return run
-
-
-def _relative_error(a, b):
-  import numpy as np
-
-  a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-  return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 PREPARE = {

@@ -24,6 +24,8 @@ import types
 
 import numpy as np
 
+from egic_jax import runtime
+
 OURS = ("full", "small", "tiny")
 THEIRS = ("mbt2018-mean", "cheng2020-attn")
 THREADS = 2
@@ -32,7 +34,7 @@ LAMBDA = 0.013
 LEARNING_RATE = 1e-4
 SIDE = 4096
 # As training compiles its steps on a CPU.
-ON_CPU = {"xla_backend_optimization_level": 1}
+ON_CPU = runtime.COMPILER_OPTIONS["cpu"]
 
 
 def timed(call, repeats: int) -> dict[str, float]:

@@ -84,6 +84,7 @@ def compile_step(arguments):
   """The compiled training step."""
   import training_step
 
+  from egic_jax import runtime
   from egic_jax.models import swin
   from egic_jax.training import state as state_lib
 
@@ -115,7 +116,7 @@ def compile_step(arguments):
       out_shardings=where,
     )
     .lower(state, batch, key)
-    .compile()
+    .compile(runtime.COMPILER_OPTIONS["gpu"])
   )
 
 

@@ -116,7 +116,7 @@ class StoredProgram:
         pass
     lowered = self._jitted.lower(*args)
     with _without_compilation_cache():
-      compiled = lowered.compile(runtime.CPU_COMPILER_OPTIONS)
+      compiled = lowered.compile(runtime.COMPILER_OPTIONS["cpu"])
     try:
       parts = serialize_executable.serialize(compiled)
       store.write("program", key, pickle.dumps(parts))

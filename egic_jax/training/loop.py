@@ -277,9 +277,8 @@ def _compile(step_fn, state, batch, key, constants, mesh):
   """The training step as a compiled program; it cannot be traced anew."""
   jitted = sharding.jit_step(step_fn, state, mesh)
   lowered = jitted.lower(state, batch, key, constants)
-  return lowered.compile(
-    compiler_options=runtime.CPU_COMPILER_OPTIONS if _on_cpu(mesh) else None
-  )
+  options = runtime.COMPILER_OPTIONS.get(mesh.devices.flat[0].platform)
+  return lowered.compile(compiler_options=options)
 
 
 def _on_cpu(mesh) -> bool:

@@ -183,9 +183,8 @@ class StageProgram:
 
     arguments = (state, self._atlas, key, *_scalars(1, 0.0, 0.0))
     jitted = jax.jit(many, donate_argnums=0)
-    on_cpu = jax.default_backend() == "cpu"
     self._compiled = jitted.lower(*arguments).compile(
-      compiler_options=runtime.CPU_COMPILER_OPTIONS if on_cpu else None
+      compiler_options=runtime.COMPILER_OPTIONS.get(jax.default_backend())
     )
     return time.monotonic() - start
 

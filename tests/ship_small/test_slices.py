@@ -38,7 +38,7 @@ def compiled_once():
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(programs.StageProgram, "compile", shared)
-    patch.setattr(programs.runtime, "CPU_COMPILER_OPTIONS", _SOON_COMPILED)
+    patch.setitem(programs.runtime.COMPILER_OPTIONS, "cpu", _SOON_COMPILED)
     yield
 
 
