@@ -3,7 +3,7 @@
 `accelerator.py --cases kernels:16` runs it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -29,20 +29,33 @@ _HEAD = 32
 _SHAPES = ((320, 1280), (1280, 320), (320, 320), (1280,), (320,)) * 40
 
 
-def compile_all(batch_size: int) -> dict[str, dict[str, tuple]]:
-  """Programs by name, and their arguments: "reference" in float32, then pairs."""
-  programs = {}
+def cases(batch_size: int) -> Iterator[tuple[str, Callable, Callable, list]]:
+  """Yields name, XLA's form, ours, and shapes of the arguments of both."""
   for side, channels in MAPS:
     shape = (batch_size, side, side, channels)
     name = f"{side}x{side}x{channels}"
-    for kind, make in (
-      ("attention", _attention),
-      ("normalisation", _normalisation),
-      ("mlp", _mlp),
-    ):
-      programs[f"{kind} {name}"] = _programs(*make(shape))
-  programs["adam"] = _adam()
-  return programs
+    yield f"attention {name}", *_attention(shape)
+    yield f"normalisation {name}", *_normalisation(shape)
+    yield f"mlp {name}", *_mlp(shape)
+
+
+def compile_all(batch_size: int) -> dict[str, dict[str, tuple]]:
+  """Programs by name, and their arguments: "reference" in float32, then pairs."""
+  programs = {
+    name: _programs(plain, fused, _normal(*shapes))
+    for name, plain, fused, shapes in cases(batch_size)
+  }
+  return programs | {"adam": _adam()}
+
+
+def with_gradient(function: Callable) -> Callable:
+  """The function's value and what its gradient makes of the value's square."""
+
+  def run(*args):
+    out, pull = jax.vjp(function, *args)
+    return out, pull(jax.tree.map(lambda x: (x * x).astype(x.dtype), out))
+
+  return run
 
 
 def measure(programs, timed: Callable) -> dict[str, float]:
@@ -77,11 +90,7 @@ def _programs(plain, fused, args):
   narrow = [a.astype(jnp.bfloat16) if a.ndim > 3 else a for a in args]
 
   def gradient(function):
-    def run(*args):
-      out, pull = jax.vjp(function, *args)
-      return out, pull(jax.tree.map(lambda x: (x * x).astype(x.dtype), out))
-
-    return jax.jit(run)
+    return jax.jit(with_gradient(function))
 
   with jax.default_matmul_precision("highest"):
     reference = gradient(plain).lower(*args).compile()
@@ -95,9 +104,10 @@ def _programs(plain, fused, args):
 
 
 def _normal(*shapes):
+  """Random arrays; matrices are scaled as kernels of dense layers are."""
   keys = jax.random.split(jax.random.key(0), len(shapes))
   return [
-    jax.random.normal(key, shape)
+    jax.random.normal(key, shape) * (shape[0] if len(shape) == 2 else 1) ** -0.5
     for key, shape in zip(keys, shapes, strict=True)
   ]
 
@@ -123,10 +133,8 @@ def _attention(shape):
       num_heads=heads,
     )
 
-  args = _normal(
-    (*outer, 3 * channels), (3 * channels,), (heads, tokens, tokens)
-  )
-  return plain, fused, args
+  shapes = [(*outer, 3 * channels), (3 * channels,), (heads, tokens, tokens)]
+  return plain, fused, shapes
 
 
 def _normalisation(shape):
@@ -135,8 +143,8 @@ def _normalisation(shape):
     return x, layer_norm.layer_norm(x, scale, bias).astype(x.dtype)
 
   row = shape[-1:]
-  args = _normal(shape, shape, row, row, row)
-  return plain, fused_layer_norm.layer_norm_of_sum, args
+  shapes = [shape, shape, row, row, row]
+  return plain, fused_layer_norm.layer_norm_of_sum, shapes
 
 
 def _mlp(shape):
@@ -146,16 +154,9 @@ def _mlp(shape):
     hidden = x @ kernel_in.astype(x.dtype) + bias_in.astype(x.dtype)
     return gelu.gelu(hidden) @ kernel_out.astype(x.dtype)
 
-  x, kernel_in, bias_in, kernel_out = _normal(
-    shape, (channels, 4 * channels), (4 * channels,), (4 * channels, channels)
-  )
-  args = [
-    x,
-    kernel_in / channels**0.5,
-    bias_in,
-    kernel_out / (4 * channels) ** 0.5,
-  ]
-  return plain, fused_mlp.mlp, args
+  width = 4 * channels
+  shapes = [shape, (channels, width), (width,), (width, channels)]
+  return plain, fused_mlp.mlp, shapes
 
 
 def _adam():

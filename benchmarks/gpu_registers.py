@@ -1,0 +1,115 @@
+"""What our kernels take of a GPU's processor, compiled without one.
+
+    python -m venv cuda && cuda/bin/pip install '.[train]' 'jax[cuda13]'
+    cuda/bin/python benchmarks/gpu_registers.py
+
+Registers of a thread, and those that spill to memory; shared memory of a program;
+and how many programs, of how many threads, a processor of an H200 then has at a
+time: the more, the better the waiting for memory is hidden.
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+_FLAGS = (
+  "--xla_dump_hlo_as_text",
+  "--xla_gpu_dump_llvmir",
+  "--xla_dump_emitter_re=.*",
+  "--xla_dump_hlo_pass_re=none",
+)
+# Of a processor of compute capability 9.0.
+_REGISTERS, _THREADS, _SHARED = 65536, 2048, 233472
+# What the system takes of the shared memory for each program.
+_SHARED_EACH = 1024
+_ARCHITECTURE = "sm_90a"
+
+
+def compile_cases(batch_size: int) -> None:
+  """Compiles each kernel with its gradient; the dump is what is wanted of it."""
+  import gpu_traffic
+  import jax
+  import jax.numpy as jnp
+  from jax.sharding import SingleDeviceSharding
+
+  where = SingleDeviceSharding(gpu_traffic.described_gpu())
+  gpu_traffic.pretend_kernels(True)
+  import gpu_kernels
+
+  for name, _, fused, shapes in gpu_kernels.cases(batch_size):
+    function = gpu_kernels.with_gradient(fused)
+    function.__name__ = re.sub(r"\W", "_", name)
+    args = [
+      jax.ShapeDtypeStruct(s, jnp.bfloat16 if len(s) > 3 else jnp.float32)
+      for s in shapes
+    ]
+    jitted = jax.jit(function, in_shardings=where, out_shardings=where)
+    jitted.lower(*args).compile()
+
+
+def rows(folder: pathlib.Path, ptxas: pathlib.Path):
+  """Yields (case, kernel, registers, spilled bytes, shared bytes, threads)."""
+  for path in sorted(folder.glob("*.ptx")):
+    text = path.read_text()
+    entry = re.search(r"\.entry (\w+)", text)
+    if not entry or not re.match("mlp|layer_norm|window", entry[1]):
+      continue
+    stem = re.match(r"(module_\d+)\.jit_(\w+?)\.", path.name)
+    thunks = next(folder.glob(f"{stem[1]}.*thunk_sequence.txt")).read_text()
+    shared = re.search(rf"\] {entry[1]} grid.* shared_memory: (\d+)", thunks)
+    said = subprocess.run(
+      [ptxas, "-v", f"-arch={_ARCHITECTURE}", path, "-o", os.devnull],
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stderr
+    yield (
+      stem[2],
+      entry[1],
+      int(re.search(r"Used (\d+) registers", said)[1]),
+      int(re.search(r"(\d+) bytes spill stores", said)[1]),
+      int(shared[1]),
+      int(re.search(r"\.reqntid (\d+)", text)[1]),
+    )
+
+
+def _report(found):
+  print(
+    "| map | kernel | registers | spilled | shared memory | threads | programs |"
+  )
+  print("|---|---|---|---|---|---|---|")
+  for case, kernel, registers, spilled, shared, threads in found:
+    # Registers are given out by eights.
+    programs = min(
+      _REGISTERS // (-(-registers // 8) * 8 * threads),
+      _SHARED // (shared + _SHARED_EACH),
+      _THREADS // threads,
+    )
+    print(
+      f"| {case} | {kernel} | {registers} | {spilled} | {shared} | {threads} |"
+      f" {programs} |"
+    )
+
+
+def main() -> None:
+  """Prints a row for each kernel."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--batch", type=int, default=16)
+  arguments = parser.parse_args()
+  (ptxas,) = list(pathlib.Path(sys.prefix).rglob("nvidia/*/bin/ptxas"))[:1] or [
+    None
+  ]
+  if ptxas is None:
+    sys.exit("no ptxas: pip install 'jax[cuda13]'")
+  with tempfile.TemporaryDirectory() as folder:
+    os.environ["XLA_FLAGS"] = " ".join((f"--xla_dump_to={folder}", *_FLAGS))
+    compile_cases(arguments.batch)
+    _report(rows(pathlib.Path(folder), ptxas))
+
+
+if __name__ == "__main__":
+  main()
