@@ -10,7 +10,8 @@ import pytest
 from egic_jax.cli import overrides
 from egic_jax.data import color
 from egic_jax.models import presets
-from egic_jax.training import sharding, stages, trainer
+from egic_jax.ops import gpu_kernel
+from egic_jax.training import optimizer, sharding, stages, trainer
 
 _FOLDER = pathlib.Path(__file__).resolve().parents[1] / "configs"
 _FILES = sorted(_FOLDER.glob("*.py"))
@@ -71,6 +72,16 @@ def test_docstring_tells_command_hardware_time_and_result(path):
   for label in ("Command:", "Hardware:", "Time:", "Result:"):
     assert label in text
   assert f"configs/{path.name}" in re.sub(r"\\\n\s*", "", text)
+
+
+def test_one_gpu_has_adam_of_kernels(monkeypatch):
+  config = overrides.load_config(str(_FOLDER / "full_gan.py"))
+  stage = stages.get_stage("stage2_gan")
+  monkeypatch.setattr(gpu_kernel, "available", lambda: True)
+  for fused in (False, True):
+    _, optimizers = trainer.make_optimizers(config, stage, fused=fused)
+    for each in optimizers.values():
+      assert isinstance(each, optimizer.FusedAdam) is fused
 
 
 def test_the_published_objective_and_schedule():

@@ -1,12 +1,15 @@
 """Adam by kernels, interpreted, against optax's."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from egic_jax.ops import gpu_kernel
-from egic_jax.training import optimizer
+from egic_jax.training import optimizer, stages, steps
+from egic_jax.training import state as state_lib
 
 
 def _make(fused, clip_norm, kind="adam"):
@@ -63,3 +66,37 @@ def test_is_for_adam_on_devices_that_have_kernels(monkeypatch):
   assert isinstance(_make(True, 1.0), optimizer.FusedAdam)
   assert not isinstance(_make(False, 1.0), optimizer.FusedAdam)
   assert not isinstance(_make(True, 1.0, "muon"), optimizer.FusedAdam)
+
+
+def test_training_steps_apply_it(monkeypatch):
+  plain = _make(False, 1.0)
+  monkeypatch.setattr(gpu_kernel, "available", lambda: True)
+  fused = _make(True, 1.0)
+  fused = fused._replace(apply=functools.partial(fused.apply, interpret=True))
+  stage = stages.get_stage("stage1_mse")
+  params = {"codec": {"kernel": jnp.ones((30, 50)), "bias": jnp.arange(50.0)}}
+
+  def loss(variables, batch, key):
+    codec = variables["codec"]
+    out = batch["image"] @ codec["kernel"] + codec["bias"]
+    value = jnp.mean(out**2)
+    return value, ({"loss": value}, variables["spectral"])
+
+  found = []
+  for each in (plain, fused):
+    optimizers = {"generator": each}
+    step = steps.make_train_step(
+      stage, losses={"rate_distortion": loss}, optimizers=optimizers
+    )
+    state = state_lib.create(params, stage=stage, optimizers=optimizers)
+    batch = {"image": jnp.linspace(-1, 1, 120).reshape(4, 30)}
+    for _ in range(2):
+      state, metrics = step(state, batch, jax.random.key(0), {})
+    found.append((state, metrics))
+  assert found[0][1].keys() == found[1][1].keys() >= {"loss", "grad_norm"}
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+    *found,
+  )
+  moved = jax.tree.map(lambda a, b: a - b, found[1][0].params, params)
+  assert all(bool((x != 0).any()) for x in jax.tree.leaves(moved))
