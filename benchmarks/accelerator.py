@@ -9,8 +9,9 @@ compiled after three and a half minutes where one takes one. Prints a line a cas
 as soon as it is there; all that was found is in JSON files, one a case.
 
 Cases: "ceilings"; "kernels:BATCH", our kernels beside XLA; "step:STAGE:BATCH"
-and, behind another colon, words joined by "+": plain (no kernels of ours), remat,
-float32, muon, a preset's name, profile (which kernels take the time);
+and, behind another colon, words joined by "+": plain (no kernels of ours),
+no_adam, no_attention, no_layer_norm, no_mlp (one kind less), remat, float32,
+muon, a preset's name, profile (which kernels take the time);
 "decode:BATCH:PRECISION" (several joined by "+"), and behind another colon a
 preset's name.
 """
@@ -42,6 +43,7 @@ DEFAULT_CASES = (
   "step:stage1_mse:16:plain",
   "step:stage1_mse:16:remat",
   "kernels:16",
+  "step:stage1_mse:16:no_mlp",
 )
 CROP = 256
 SIZE = (512, 768)
@@ -109,9 +111,14 @@ def prepare_step(words):
   import numpy as np
 
   from egic_jax import runtime
+  from egic_jax.ops import gpu_kernel
 
   stage_name, batch_size, *rest = words
   options = set(rest[0].split("+")) if rest else set()
+  left_out = {o.removeprefix("no_") for o in options if o.startswith("no_")}
+  if left_out:
+    kinds = [kind for kind in gpu_kernel.KINDS if kind not in left_out]
+    os.environ[gpu_kernel.SWITCH] = ",".join(kinds) or "off"
   batch_size = int(batch_size)
   preset = _preset(options)
   dtype = jnp.float32 if "float32" in options else jnp.bfloat16

@@ -77,7 +77,7 @@ def test_docstring_tells_command_hardware_time_and_result(path):
 def test_one_gpu_has_adam_of_kernels(monkeypatch):
   config = overrides.load_config(str(_FOLDER / "full_gan.py"))
   stage = stages.get_stage("stage2_gan")
-  monkeypatch.setattr(gpu_kernel, "available", lambda: True)
+  monkeypatch.setattr(gpu_kernel, "available", lambda kind: True)
   for fused in (False, True):
     _, optimizers = trainer.make_optimizers(config, stage, fused=fused)
     for each in optimizers.values():

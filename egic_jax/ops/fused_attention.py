@@ -39,7 +39,7 @@ def usable(*, window: int, head_width: int, dtype: Any) -> bool:
   if any(side < _LEAST_SIDE or side & (side - 1) for side in sides):
     return False
   wide = window**2 <= _MOST_WIDE_TOKENS and gpu_kernel.may_round_factors()
-  return gpu_kernel.serves(dtype, most_bits=32 if wide else 16)
+  return gpu_kernel.serves("attention", dtype, most_bits=32 if wide else 16)
 
 
 @functools.partial(

@@ -24,7 +24,8 @@ _MOST_CHANNELS = 2048
 
 def usable(*, channels: int, dtype: Any) -> bool:
   """Whether there is a kernel for maps of so many channels, of this type."""
-  return channels <= _MOST_CHANNELS and gpu_kernel.serves(dtype, most_bits=32)
+  fits = channels <= _MOST_CHANNELS
+  return fits and gpu_kernel.serves("layer_norm", dtype, most_bits=32)
 
 
 @functools.partial(jax.jit, static_argnames="interpret")

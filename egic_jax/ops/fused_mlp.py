@@ -41,7 +41,7 @@ def usable(*, tokens: int, channels: int, hidden: int, dtype: Any) -> bool:
     gpu_kernel.power_of_two_in(hidden, _COLUMNS),
     gpu_kernel.power_of_two_in(channels, _DEPTH),
   )
-  return min(sides) >= _LEAST_SIDE and gpu_kernel.serves(dtype)
+  return min(sides) >= _LEAST_SIDE and gpu_kernel.serves("mlp", dtype)
 
 
 @functools.partial(jax.jit, static_argnames="interpret")

@@ -12,15 +12,33 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# Set to "off", everything is left to XLA on GPUs, too.
+# Which kernels there may be: "on", all; "off", none; or some of KINDS, with commas
+# between them. What is left out, XLA does.
 SWITCH = "EGIC_KERNELS"
+KINDS = ("adam", "attention", "layer_norm", "mlp")
 
 
-def available() -> bool:
-  """Whether the default device runs such kernels, and may."""
-  if os.environ.get(SWITCH, "").lower() in ("off", "0", "none"):
-    return False
-  return _runs(jax.local_devices()[0])
+def available(kind: str) -> bool:
+  """Whether the default device runs kernels of a kind, and may.
+
+  Raises:
+    ValueError: the environment asks for kernels that there are not.
+  """
+  wanted = _wanted(os.environ.get(SWITCH) or "on")
+  return kind in wanted and _runs(jax.local_devices()[0])
+
+
+@functools.cache
+def _wanted(text: str) -> tuple[str, ...]:
+  named = text.lower()
+  if named in ("on", "off"):
+    return KINDS if named == "on" else ()
+  kinds = tuple(named.replace(" ", "").split(","))
+  if not set(kinds) <= set(KINDS):
+    raise ValueError(
+      f"{SWITCH}={text}: must be on, off, or some of {', '.join(KINDS)}"
+    )
+  return kinds
 
 
 @functools.cache
@@ -38,16 +56,17 @@ def _runs(device) -> bool:
   return True
 
 
-def serves(dtype: Any, *, most_bits: int = 16) -> bool:
-  """Whether activations of this type are for the kernels.
+def serves(kind: str, dtype: Any, *, most_bits: int = 16) -> bool:
+  """Whether activations of this type are for the kernels of a kind.
 
   Args:
+    kind: one of KINDS.
     dtype: of the activations.
     most_bits: of a type; those with products take 16, as a kernel has no products
       of full float32.
   """
   bits = 8 * jnp.dtype(dtype).itemsize
-  return 16 <= bits <= most_bits and available()
+  return 16 <= bits <= most_bits and available(kind)
 
 
 def may_round_factors() -> bool:

@@ -151,7 +151,7 @@ def make_optimizer(
     raise ValueError(f"optimizer.clip_norm={clip_norm}: must not be negative")
   clip = _clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
   made = optax.chain(clip, _KINDS[kind](schedule, b1=b1, b2=b2))
-  if not (fused and kind == "adam" and gpu_kernel.available()):
+  if not (fused and kind == "adam" and gpu_kernel.available("adam")):
     return made
   return FusedAdam(
     *made, functools.partial(_apply_adam, schedule, b1, b2, clip_norm)

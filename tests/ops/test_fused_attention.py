@@ -123,7 +123,7 @@ def test_regions_may_be_computed(float64):
 def test_needs_16_bits_and_powers_of_two(monkeypatch):
   usable = fused_attention.usable
   assert not usable(window=8, head_width=32, dtype=jnp.bfloat16)  # A CPU.
-  monkeypatch.setattr(gpu_kernel, "available", lambda: True)
+  monkeypatch.setattr(gpu_kernel, "available", lambda kind: True)
   assert usable(window=8, head_width=32, dtype=jnp.bfloat16)
   assert not usable(window=8, head_width=32, dtype=jnp.float32)
   assert not usable(window=7, head_width=32, dtype=jnp.bfloat16)
@@ -132,7 +132,7 @@ def test_needs_16_bits_and_powers_of_two(monkeypatch):
 
 
 def test_wide_numbers_are_for_small_windows_and_rounded_factors(monkeypatch):
-  monkeypatch.setattr(gpu_kernel, "available", lambda: True)
+  monkeypatch.setattr(gpu_kernel, "available", lambda kind: True)
   usable = functools.partial(
     fused_attention.usable, head_width=32, dtype=jnp.float32
   )

@@ -66,7 +66,7 @@ def test_blocks_are_shared_out_over_programs(monkeypatch, float64):
 def test_needs_at_most_32_bits_and_not_too_many_channels(monkeypatch):
   usable = fused_layer_norm.usable
   assert not usable(channels=128, dtype=jnp.bfloat16)  # A CPU.
-  monkeypatch.setattr(gpu_kernel, "available", lambda: True)
+  monkeypatch.setattr(gpu_kernel, "available", lambda kind: True)
   assert usable(channels=128, dtype=jnp.bfloat16)
   assert usable(channels=128, dtype=jnp.float32)
   assert not usable(channels=128, dtype=jnp.float64)

@@ -73,7 +73,7 @@ def test_needs_16_bits_and_sides_that_can_be_cut(monkeypatch):
   sides = {"tokens": 4096, "channels": 320, "hidden": 1280}
   usable = fused_mlp.usable
   assert not usable(**sides, dtype=jnp.bfloat16)  # A CPU.
-  monkeypatch.setattr(gpu_kernel, "available", lambda: True)
+  monkeypatch.setattr(gpu_kernel, "available", lambda kind: True)
   assert usable(**sides, dtype=jnp.bfloat16)
   assert not usable(**sides, dtype=jnp.float32)
   for name, side in {"tokens": 4104, "channels": 328, "hidden": 1288}.items():

@@ -38,13 +38,24 @@ def test_needs_an_nvidia_gpu_of_some_age(
   device, platform, capability, expected
 ):
   device(platform, capability)
-  assert gpu_kernel.available() is expected
+  assert gpu_kernel.available("mlp") is expected
 
 
 def test_can_be_switched_off(device, monkeypatch):
   device("gpu", "9.0")
-  monkeypatch.setenv(gpu_kernel.SWITCH, "off")
-  assert not gpu_kernel.available()
+  for setting, expected in {
+    "off": (),
+    "on": gpu_kernel.KINDS,
+    "": gpu_kernel.KINDS,
+    "mlp": ("mlp",),
+    "adam, Attention": ("adam", "attention"),
+  }.items():
+    monkeypatch.setenv(gpu_kernel.SWITCH, setting)
+    found = [kind for kind in gpu_kernel.KINDS if gpu_kernel.available(kind)]
+    assert found == list(expected)
+  monkeypatch.setenv(gpu_kernel.SWITCH, "mpl")
+  with pytest.raises(ValueError, match="EGIC_KERNELS=mpl: must be on, off, or"):
+    gpu_kernel.available("mlp")
 
 
 def test_divisors():

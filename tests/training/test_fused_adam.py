@@ -36,7 +36,7 @@ def test_is_optax_adam(clip_norm, float64, monkeypatch):
     )
 
   plain = _make(False, clip_norm)
-  monkeypatch.setattr(gpu_kernel, "available", lambda: True)
+  monkeypatch.setattr(gpu_kernel, "available", lambda kind: True)
   fused = _make(True, clip_norm)
   assert isinstance(fused, optimizer.FusedAdam)
   params = draw()
@@ -62,7 +62,7 @@ def test_is_optax_adam(clip_norm, float64, monkeypatch):
 
 def test_is_for_adam_on_devices_that_have_kernels(monkeypatch):
   assert not isinstance(_make(True, 1.0), optimizer.FusedAdam)  # A CPU.
-  monkeypatch.setattr(gpu_kernel, "available", lambda: True)
+  monkeypatch.setattr(gpu_kernel, "available", lambda kind: True)
   assert isinstance(_make(True, 1.0), optimizer.FusedAdam)
   assert not isinstance(_make(False, 1.0), optimizer.FusedAdam)
   assert not isinstance(_make(True, 1.0, "muon"), optimizer.FusedAdam)
@@ -70,7 +70,7 @@ def test_is_for_adam_on_devices_that_have_kernels(monkeypatch):
 
 def test_training_steps_apply_it(monkeypatch):
   plain = _make(False, 1.0)
-  monkeypatch.setattr(gpu_kernel, "available", lambda: True)
+  monkeypatch.setattr(gpu_kernel, "available", lambda kind: True)
   fused = _make(True, 1.0)
   fused = fused._replace(apply=functools.partial(fused.apply, interpret=True))
   stage = stages.get_stage("stage1_mse")
