@@ -6,6 +6,7 @@ those show.
 
 import contextlib
 import inspect
+import re
 
 import jax
 import jax.numpy as jnp
@@ -116,15 +117,21 @@ def test_attention(window, dtype):
 def test_many_arrays():
   shapes = [_row(3), _row(40, 70), _row(2048)]
 
-  def run(old, beside):
-    (new,) = many_arrays.update(
-      lambda scalars, a, b: (a - scalars[0] * b / jnp.sqrt(b * b),),
+  def run(old, older, beside):
+    new = many_arrays.update(
+      lambda scalars, a, b, c: (a - scalars[0] * c / jnp.sqrt(c * c), b + c),
       jnp.ones(1),
-      (old,),
+      (old, older),
       (beside,),
       name="some_update",
     )
     return new, many_arrays.sum_of_squares(beside)
 
-  text = _kernels(run, shapes, shapes)
+  text = _kernels(run, shapes, shapes, shapes)
   assert "some_update" in text and "sum_of_squares" in text
+  # All that is replaced is written over: two lists of three arrays.
+  pairs = re.findall(
+    r"output_tuple_indices = \[(\d+)\],\s*operand_index = (\d+)", text
+  )
+  expected = [(2 * i + k, 1 + 3 * i + k) for i in range(3) for k in range(2)]
+  assert sorted((int(a), int(b)) for a, b in pairs) == expected

@@ -65,3 +65,17 @@ def test_factors_are_rounded_and_sums_are_not(width):
     assert ours.dtype == jnp.float32
     # Sums in bfloat16 would be off by 0.1, factors not rounded by 0.05.
     np.testing.assert_allclose(ours, exact, atol=2e-4)
+
+
+def test_gradient_of_a_wide_kernel_is_wide():
+  """Not rounded to the narrow type of what it is a sum of."""
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.standard_normal((64, 8)), jnp.bfloat16)
+  kernel = jnp.asarray(rng.standard_normal((8, 5)), jnp.float32)
+  gradient = jnp.asarray(rng.standard_normal((64, 5)), jnp.bfloat16)
+  out, pull = jax.vjp(linear.product, x, kernel)
+  of_x, of_kernel = pull(gradient)
+  assert out.dtype == of_x.dtype == jnp.bfloat16
+  assert of_kernel.dtype == jnp.float32
+  expected = np.asarray(x, np.float64).T @ np.asarray(gradient, np.float64)
+  np.testing.assert_allclose(of_kernel, expected, rtol=1e-5, atol=1e-5)
