@@ -4,7 +4,6 @@ Parameters are float32 and named as those of Flax's own; `dtype` is the type tha
 products are computed in.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -66,10 +65,9 @@ def added(x: jax.Array | Sum) -> jax.Array:
   return x.added() if isinstance(x, Sum) else x
 
 
-def dense(features: int, factor_dtype: Any = None, **options) -> nn.Dense:
-  """nn.Dense, its parameters and values; `factor_dtype` as in `ops.linear`."""
-  dot_general = functools.partial(linear.dot_general, factor_dtype=factor_dtype)
-  return nn.Dense(features, dot_general=dot_general, **options)
+def dense(features: int, **options) -> nn.Dense:
+  """nn.Dense, its parameters and values, by the product of `ops.linear`."""
+  return nn.Dense(features, dot_general=linear.dot_general, **options)
 
 
 class DenseParameters(nn.Module):

@@ -209,8 +209,9 @@ class SwinBlock(nn.Module):
       branch, bias = block._attend(cut(normal), regions)
       x, normal = block._norm("norm2", layers.Sum(x, join(branch), bias))
       x = layers.Sum(x, *block._mix(normal))
-      kept = block.execution.remat or not block._is_fused(normal.shape[-1])
-      return x.added() if kept else x
+      # With `remat` a block's input is kept: one map, not two.
+      to_be_one = block.execution.remat or not block._is_fused(normal.shape[-1])
+      return x.added() if to_be_one else x
 
     return nn.remat(compute) if self.execution.remat else compute
 

@@ -50,77 +50,28 @@ def layer_norm_of_sum(
   Returns:
     Twice (..., C), of x's type.
   """
-  shape, rows = x.shape, x.reshape(-1, x.shape[-1])
-  if branch is None:
-    rows, normal = _of_map(interpret, rows, scale, bias)
-  else:
-    branch = branch.reshape(rows.shape)
-    rows, normal = _of_sum(interpret, rows, branch, branch_bias, scale, bias)
-  return rows.reshape(shape), normal.reshape(shape)
+
+  def rows(x):
+    return None if x is None else x.reshape(-1, x.shape[-1])
+
+  total, normal = _both(
+    interpret, rows(x), rows(branch), branch_bias, scale, bias
+  )
+  return total.reshape(x.shape), normal.reshape(x.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _of_map(interpret, x, scale, bias):
-  """(tokens, C) > twice (tokens, C)."""
-  each, kernel = _normalising(x, 0)
-  (out,) = _call(kernel, x.shape[0] // each, [x], "layer_norm", interpret)(
-    x, scale[None], bias[None]
-  )
-  return x, out
-
-
-def _of_map_forward(interpret, x, scale, bias):
-  return _of_map(interpret, x, scale, bias), (x, scale)
-
-
-def _of_map_backward(interpret, residuals, gradients):
-  of_x, (of_scale, of_bias) = _gradients(interpret, *residuals, gradients, 2)
-  return of_x, of_scale, of_bias
-
-
-_of_map.defvjp(_of_map_forward, _of_map_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _of_sum(interpret, x, branch, branch_bias, scale, bias):
-  """Twice (tokens, C), (C,) three times > twice (tokens, C)."""
-  each, kernel = _normalising(x, 1)
-  rows = (branch_bias, scale, bias)
-  return tuple(
-    _call(kernel, x.shape[0] // each, [x, x], "layer_norm_of_sum", interpret)(
-      x, branch, *(row[None] for row in rows)
-    )
-  )
-
-
-def _of_sum_forward(interpret, x, branch, branch_bias, scale, bias):
-  both = _of_sum(interpret, x, branch, branch_bias, scale, bias)
-  # An empty array has a type, and costs nothing.
-  return both, (both[0], scale, branch_bias[:0])
-
-
-def _of_sum_backward(interpret, residuals, gradients):
-  x, scale, typed = residuals
-  of_x, (of_scale, of_bias, of_branch_bias) = _gradients(
-    interpret, x, scale, gradients, 3
-  )
-  of_branch_bias = of_branch_bias.astype(typed.dtype)
-  return of_x, of_x, of_branch_bias, of_scale, of_bias
-
-
-_of_sum.defvjp(_of_sum_forward, _of_sum_backward)
-
-
-def _normalising(x, branches):
-  """Tokens of a program, and the kernel forwards, with 0 or 1 branch to add."""
-  channels = x.shape[1]
-  each, padded = _block(*x.shape, _ELEMENTS)
+def _both(interpret, x, branch, branch_bias, scale, bias):
+  """Twice (tokens, C) or None for the second, three times (C,) > twice (tokens, C)."""
+  tokens, channels = x.shape
+  each, padded = _block(tokens, channels)
+  is_sum = branch is not None
 
   def kernel(x_ref, *refs):
     rows = gpu_kernel.program() * each + jnp.arange(each)
     block = _Block(rows, channels, padded)
     values = block.load(x_ref)
-    if branches:
+    if is_sum:
       branch_ref, branch_bias_ref, *refs, sum_ref, out_ref = refs
       branch = block.load(branch_ref) + block.row(branch_bias_ref)
       # As it will be read again.
@@ -133,7 +84,36 @@ def _normalising(x, branches):
     normal, _ = _normalise(block, values)
     block.store(out_ref, normal * block.row(scale_ref) + block.row(bias_ref))
 
-  return each, kernel
+  like = jax.ShapeDtypeStruct(x.shape, x.dtype)
+  parts = (x, branch, branch_bias[None]) if is_sum else (x,)
+  outs = gpu_kernel.call(
+    kernel,
+    tokens // each,
+    [like, like] if is_sum else [like],
+    name="layer_norm_of_sum" if is_sum else "layer_norm",
+    interpret=interpret,
+  )(*parts, scale[None], bias[None])
+  return tuple(outs) if is_sum else (x, *outs)
+
+
+def _forward(interpret, x, branch, branch_bias, scale, bias):
+  total, normal = _both(interpret, x, branch, branch_bias, scale, bias)
+  return (total, normal), (total, branch_bias, scale)
+
+
+def _backward(interpret, residuals, gradients):
+  x, branch_bias, scale = residuals
+  if branch_bias is None:
+    of_x, (of_scale, of_bias) = _gradients(interpret, x, scale, gradients, 2)
+    return of_x, None, None, of_scale, of_bias
+  of_x, (of_scale, of_bias, of_branch_bias) = _gradients(
+    interpret, x, scale, gradients, 3
+  )
+  of_branch_bias = of_branch_bias.astype(branch_bias.dtype)
+  return of_x, of_x, of_branch_bias, of_scale, of_bias
+
+
+_both.defvjp(_forward, _backward)
 
 
 def _gradients(interpret, x, scale, gradients, count):
@@ -142,7 +122,7 @@ def _gradients(interpret, x, scale, gradients, count):
   Sums over tokens, each (C,).
   """
   tokens, channels = x.shape
-  each, padded = _block(tokens, channels, _ELEMENTS)
+  each, padded = _block(tokens, channels)
   blocks = tokens // each
   programs = gpu_kernel.divisor_from(blocks, min(_PROGRAMS, blocks))
 
@@ -185,13 +165,6 @@ def _gradients(interpret, x, scale, gradients, count):
     interpret=interpret,
   )(x, scale[None], *gradients)
   return of_x, [one.sum(0) for one in sums]
-
-
-def _call(kernel, programs, like, name, interpret):
-  shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in like]
-  return gpu_kernel.call(
-    kernel, programs, shapes, name=name, interpret=interpret
-  )
 
 
 class _Block:
@@ -243,10 +216,10 @@ def _normalise(block, x):
   return centred * inverse_deviation, inverse_deviation
 
 
-def _block(tokens: int, channels: int, elements: int) -> tuple[int, int]:
+def _block(tokens: int, channels: int) -> tuple[int, int]:
   """Tokens of a block, a power of two that divides all, and its width."""
   padded = 1 << (channels - 1).bit_length()
   each = 1
-  while tokens % (2 * each) == 0 and 2 * each * padded <= elements:
+  while tokens % (2 * each) == 0 and 2 * each * padded <= _ELEMENTS:
     each *= 2
   return each, padded

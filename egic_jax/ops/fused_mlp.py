@@ -1,11 +1,10 @@
 """The MLP of a Swin block with GELU inside its products, for NVIDIA GPUs.
 
-dense, GELU, dense, the same as `linear` and `gelu`, but for an error function good
-to 8e-8. The hidden layer is four
-times as wide as the map, and to read and write it is most of what an MLP costs.
-One kernel makes it and its GELU in one go; backwards, one makes the gradient
-behind GELU and that of the bias, where XLA writes the gradient before GELU and
-reads it again. The other products are XLA's.
+Dense, GELU, dense, the same as `linear` and `gelu`, but for an error function good
+to 8e-8. The hidden layer is four times as wide as the map, and to read and write
+it is most of what an MLP costs. One kernel makes it and its GELU in one go;
+backwards, one makes its gradient and that of its bias, where XLA writes the
+gradient of GELU's result and reads it again. The other products are XLA's.
 """
 
 import functools
@@ -80,17 +79,16 @@ def _mlp(interpret, x, kernel_in, bias_in, kernel_out):
 def _forward(interpret, x, kernel_in, bias_in, kernel_out):
   hidden, active = _hidden(interpret, x, kernel_in, bias_in, before=True)
   out = linear.product(active, kernel_out)
-  # An empty array has a type, and costs nothing.
-  return out, (x, kernel_in, bias_in[:0], kernel_out, hidden, active)
+  return out, (x, kernel_in, bias_in, kernel_out, hidden, active)
 
 
 def _backward(interpret, residuals, gradient):
-  x, kernel_in, typed, kernel_out, hidden, active = residuals
+  x, kernel_in, bias_in, kernel_out, hidden, active = residuals
   of_hidden, of_bias = _of_hidden(interpret, gradient, kernel_out, hidden)
   return (
     linear.gradient_of_input(of_hidden, kernel_in),
     _gradient_of_kernel(x, of_hidden, kernel_in.dtype),
-    of_bias.astype(typed.dtype),
+    of_bias.astype(bias_in.dtype),
     _gradient_of_kernel(active, gradient, kernel_out.dtype),
   )
 

@@ -12,25 +12,15 @@ def dot_general(
   dimension_numbers,
   precision=None,
   preferred_element_type=None,
-  *,
-  factor_dtype: Any = None,
 ) -> jax.Array:
-  """x kernel, (..., C) and (C, D) > (..., D); what `nn.Dense` calls.
-
-  The same numbers as `jax.lax.dot_general`, whose own gradient of the kernel is
-  a transposed product: XLA:CPU copies the activations to transpose them, and
-  then takes a routine several times slower than the one for this order.
+  """`product` as `nn.Dense` calls it.
 
   Args:
     x: (..., C).
-    kernel: (C, D), of x's type.
+    kernel: (C, D).
     dimension_numbers: the last axis of x with the first of the kernel.
     precision: as in `jax.lax.dot_general`.
     preferred_element_type: must be None.
-    factor_dtype: type that x and the kernel are rounded to before they are
-      multiplied, and so is what the gradient of x is made of; sums are x's type.
-      The gradient of the kernel sums over too many tokens for that, and would
-      not be faster. None: x's type.
 
   Returns:
     (..., D), of x's type.
@@ -47,7 +37,7 @@ def dot_general(
     raise ValueError(
       f"preferred_element_type {preferred_element_type}: must be None"
     )
-  return product(x, kernel, precision, factor_dtype)
+  return product(x, kernel, precision)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -57,9 +47,24 @@ def product(
   precision: Any = None,
   factor_dtype: Any = None,
 ) -> jax.Array:
-  """`dot_general` without having to say which axes.
+  """x kernel, (..., C) and (C, D) > (..., D).
 
-  The kernel is turned into x's type here, so that its gradient is of its own.
+  The same numbers as `jax.lax.dot_general`, whose own gradient of the kernel is
+  a transposed product: XLA:CPU copies the activations to transpose them, and
+  then takes a routine several times slower than the one for this order.
+
+  Args:
+    x: (..., C).
+    kernel: (C, D), turned into x's type here, so that its gradient is of its
+      own.
+    precision: as in `jax.lax.dot_general`.
+    factor_dtype: type that x and the kernel are rounded to before they are
+      multiplied, and so is what the gradient of x is made of; sums are x's type.
+      The gradient of the kernel sums over too many tokens for that, and would
+      not be faster. None: x's type.
+
+  Returns:
+    (..., D), of x's type.
   """
   kernel = kernel.astype(x.dtype)
   return _multiply(x, kernel, (x.ndim - 1, 0), precision, factor_dtype)

@@ -17,6 +17,8 @@ _MUON_RMS = 0.2
 _KERNELS = "kernels"
 # Gradients of fewer values are summed together.
 _LARGE = 16_384
+# That of optax.adam.
+_EPSILON = 1e-8
 
 
 def _muon(schedule: optax.Schedule, b1: float, b2: float):
@@ -180,10 +182,6 @@ def apply(
   norm = global_norm(gradients)
   updates, state = optimizer.update(gradients, state, params)
   return optax.apply_updates(params, updates), state, norm
-
-
-# That of optax.adam.
-_EPSILON = 1e-8
 
 
 def _apply_adam(

@@ -42,12 +42,9 @@ def test_factors_are_rounded_and_sums_are_not(width):
     jnp.asarray(rng.standard_normal(shape), jnp.float32)
     for shape in ((300, width), (width, 200), (300, 200))
   )
-  numbers = (((1,), (0,)), ((), ()))
 
   def loss(x, kernel):
-    y = linear.dot_general(
-      x, kernel, numbers, "highest", factor_dtype=jnp.bfloat16
-    )
+    y = linear.product(x, kernel, "highest", jnp.bfloat16)
     return (y * weight).sum(), y
 
   (of_x, of_kernel), y = jax.grad(loss, argnums=(0, 1), has_aux=True)(x, kernel)
