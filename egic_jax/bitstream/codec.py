@@ -2,14 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from egic_jax.bitstream import (
-  buckets,
+  batches,
   container,
   decoder,
   encoder,
@@ -27,8 +27,6 @@ from egic_jax.models import presets
 # (parts done, parts in all).
 Progress = Callable[[int, int], None]
 
-# Of the images that one call of a network takes: 3 GB for the largest model.
-_BATCH_PIXELS = 2**22
 # Trials that a search for a size usually takes, for `progress`.
 _TYPICAL_TRIALS = 5
 # Of --bpp: less than this below the lowest rate is as good as met.
@@ -97,6 +95,7 @@ class ImageCodec:
     if "orp" in params:
       orp_params = jax.device_put(params["orp"])
     self._has_orp = orp_params is not None
+    self._runner = batches.Runner(config)
     self._latent_coder = latents.LatentCoder(config, codec_params, tables)
     self._encoder = encoder.Encoder(
       config, codec_params, self._latent_coder, fingerprint, precision
@@ -235,8 +234,9 @@ class ImageCodec:
   ) -> list[bytes]:
     """Codes images of equal size, each network in one call for all of them.
 
-    A batch of more than 4 million pixels takes several calls. Programs are
-    compiled for each number of images: prefer batches of one length.
+    A batch of more than 4 million pixels takes several calls; on an accelerator
+    any does, since two go side by side (`batches`). Programs are compiled for
+    each number of images: prefer batches of one length.
 
     Args:
       images: (N, H, W, 3) uint8, H and W at least 1; N may be 0.
@@ -251,11 +251,13 @@ class ImageCodec:
     """
     _check_image(images, batch=True)
     code = self._quality_code(quality)
-    files = []
-    for part, length in self._batches(len(images), images.shape[1:3]):
+
+    def encode(part, length):
       analysed = self._encoder.analyse(images[part], length, _steps(None, 0))
-      files += self._encoder.files(analysed, code)
-    return files
+      return self._encoder.files(analysed, code)
+
+    z_size = encoder.z_size(images.shape[1:3])
+    return sum(self._runner.map(encode, "encode", len(images), z_size), [])
 
   def encode_with_parts(
     self, image: np.ndarray, quality: float | None = None
@@ -337,12 +339,14 @@ class ImageCodec:
         f"files hold pictures of {len(sizes)} sizes; pass at least one, all of"
         " one size"
       )
-    return np.concatenate(
-      [
-        self._decoder.pictures(headers[part], alpha, length, _steps(None, 0))
-        for part, length in self._batches(len(headers), *sizes)
-      ]
-    )
+
+    def decode(part, length):
+      return self._decoder.pictures(
+        headers[part], alpha, length, _steps(None, 0)
+      )
+
+    name, z_size = ("decode", alpha == 1.0), headers[0].z_size
+    return np.concatenate(self._runner.map(decode, name, len(headers), z_size))
 
   def decode_symbols(
     self,
@@ -431,19 +435,6 @@ class ImageCodec:
       raise ValueError(
         f"alpha is {alpha}, but this model has no ORP head; use alpha 1"
       )
-
-  def _batches(
-    self, count: int, size: tuple[int, int]
-  ) -> Iterator[tuple[slice, int]]:
-    """Yields parts of a batch, and the length that all are filled up to."""
-    grid = buckets.latent_grid(
-      *(min(n, tiles.LONGEST) for n in encoder.z_size(size))
-    )
-    pixels = grid[0] * grid[1] * self.config.hyper_stride**2
-    parts = -(-count // max(1, _BATCH_PIXELS // pixels))
-    length = -(-count // max(1, parts))
-    for k in range(parts):
-      yield slice(k * length, (k + 1) * length), length
 
 
 def _steps(progress: Progress | None, total: int) -> Callable[[], None]:

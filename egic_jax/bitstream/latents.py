@@ -73,7 +73,7 @@ class Symbols:
       start: checksum of the tiles before.
     """
     for symbols in (self.z, *self.y):
-      start = zlib.crc32(symbols.astype("<i4").tobytes(), start)
+      start = zlib.crc32(np.ascontiguousarray(symbols, "<i4"), start)
     return start
 
 
@@ -297,7 +297,7 @@ class _TileWriter:
     used = table[symbols != 0]
     first = int(used.min()) if used.size else gaussian.NUM_SCALES
     self._encoder.encode(np.full(1, first, np.int32), _ONE_TABLE, _FIRST)
-    coded = table >= first
+    coded = _coded_under(table, first)
     self._encoder.encode(symbols[coded], table[coded], self._gaussian)
     self._ends.append(self._encoder.bits_spent)
 
@@ -340,7 +340,7 @@ class _TileReader:
       raise container.BitstreamError(
         f"the payload is damaged: it names a table {first}"
       )
-    coded = table >= first
+    coded = _coded_under(table, first)
     found = np.zeros(inside.size, np.int32)
     found[coded] = self._decoder.decode(table[coded], self._gaussian)
     symbols = np.zeros(scale_index.shape, np.int32)
@@ -381,6 +381,14 @@ def _first_tables() -> tables_lib.SymbolTables:
 
 _FIRST = range_coder.CodingTables(_first_tables())
 _ONE_TABLE = np.zeros(1, np.int32)
+
+
+def _coded_under(table: np.ndarray, first: int) -> np.ndarray:
+  """Places of elements under this table and later ones.
+
+  As numbers: NumPy takes several times as long to pick elements by a mask.
+  """
+  return np.flatnonzero(table >= first)
 
 
 def _channels(shape: tuple[int, ...]) -> np.ndarray:

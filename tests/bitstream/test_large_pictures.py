@@ -2,14 +2,16 @@
 
 import dataclasses
 import functools
+import threading
 
 import jax
 import numpy as np
 import pytest
 
 import egic_jax
-from egic_jax.bitstream import container, programs, tiles, windowed
+from egic_jax.bitstream import batches, container, programs, tiles, windowed
 from egic_jax.models import codec as codec_lib
+from egic_jax.models import presets
 
 # Two tiles, two windows each way; narrow, to be quick.
 _SIZE = (1030, 60)
@@ -136,7 +138,7 @@ def batch(picture):
 
 def test_batch_is_its_images(image_codec, batch, monkeypatch):
   # In parts of two, the second filled up: one size of batch is compiled.
-  monkeypatch.setattr("egic_jax.bitstream.codec._BATCH_PIXELS", 2 * 128**2)
+  monkeypatch.setattr("egic_jax.bitstream.batches._PIXELS", 2 * 128**2)
   before = _programs_compiled(image_codec.config)
   files = egic_jax.encode_batch(image_codec, batch)
   assert files == [image_codec.encode(image) for image in batch]
@@ -149,6 +151,48 @@ def test_batch_is_its_images(image_codec, batch, monkeypatch):
   after = _programs_compiled(image_codec.config)
   assert after["analysis"] - before["analysis"] <= 2
   assert image_codec.encode_batch(batch[:0]) == []
+
+
+def test_parts_of_a_batch_side_by_side(image_codec, batch, monkeypatch):
+  files = image_codec.encode_batch(batch)
+  alone = files, image_codec.decode_batch(files)
+  # As if networks ran on an accelerator.
+  monkeypatch.setattr(batches, "_overlap", lambda: True)
+  for _ in range(2):
+    files = image_codec.encode_batch(batch)
+    assert files == alone[0]
+    images = image_codec.decode_batch(files).astype(int)
+    assert np.abs(images - alone[1]).max() <= 1
+
+
+def test_two_parts_run_at_a_time_once_compiled(monkeypatch):
+  monkeypatch.setattr(batches, "_overlap", lambda: True)
+  monkeypatch.setattr(batches, "_PIXELS", 2 * 128**2)
+  runner = batches.Runner(presets.get_preset("tiny"))
+  both = threading.Barrier(2, timeout=20)
+  seen = []
+
+  def first(part, length):
+    seen.append(threading.current_thread())
+    return part, length
+
+  def together(part, length):
+    both.wait()
+    return part.start
+
+  # The first part is the caller's thread's; of the others there are two threads.
+  expected = [(slice(0, 2), 2), (slice(2, 4), 2), (slice(4, 6), 2)]
+  assert runner.map(first, "work", 5, (2, 2)) == expected
+  assert seen[0] is threading.main_thread()
+  assert threading.main_thread() not in seen[1:]
+  assert runner.map(together, "work", 4, (2, 2)) == [0, 2]
+  # A small batch is cut in two, a single picture cannot be.
+  assert runner.map(first, "work", 2, (2, 2)) == [
+    (slice(0, 1), 1),
+    (slice(1, 2), 1),
+  ]
+  assert runner.map(first, "work", 1, (2, 2)) == [(slice(0, 1), 1)]
+  assert runner.map(first, "work", 0, (2, 2)) == []
 
 
 def test_batches_that_are_refused(image_codec, batch, picture):
