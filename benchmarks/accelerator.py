@@ -187,15 +187,16 @@ def _training(stage_name, preset, dtype, kind, options):
   import training_step
 
   from egic_jax.models import swin
+  from egic_jax.ops import gpu_kernel
   from egic_jax.training import initial, sharding
   from egic_jax.training import state as state_lib
 
   platform_ = jax.default_backend()
   execution = swin.Execution.of_training(
-    platform_, 1, "remat" in options, dtype
+    platform_, gpu_kernel.ONE_DEVICE, "remat" in options, dtype
   )
   if "plain" in options:
-    execution = dataclasses.replace(execution, fused=False)
+    execution = dataclasses.replace(execution, kernels=None)
   step, stage, nets, optimizers = training_step.make(
     stage_name,
     preset,

@@ -36,7 +36,7 @@ def compile_cases(batch_size: int) -> None:
   import jax.numpy as jnp
   from jax.sharding import SingleDeviceSharding
 
-  where = SingleDeviceSharding(gpu_traffic.described_gpu())
+  where = SingleDeviceSharding(gpu_traffic.described_gpus()[0])
   gpu_traffic.pretend_kernels(True)
   import gpu_kernels
 

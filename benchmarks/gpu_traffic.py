@@ -2,11 +2,13 @@
 
     python -m venv cuda && cuda/bin/pip install '.[train]' 'jax[cuda13]'
     cuda/bin/python benchmarks/gpu_traffic.py --stage stage1_mse --batch 16
+    cuda/bin/python benchmarks/gpu_traffic.py --devices 4 --batch 64
 
-XLA compiles for a GPU that is only described. Its program says which kernels
-there are and how large the arrays are that each reads and writes; what stays in
-caches is not known, nor is any time. How products are cut up is not tuned
-without a GPU, so fusions around products may differ there.
+XLA compiles for a GPU that is only described. Its program, one of several
+devices' where they share a batch, says which kernels there are and how large the
+arrays are that each reads and writes; what stays in caches is not known, nor is
+any time. How products are cut up is not tuned without a GPU, so fusions around
+products may differ there.
 """
 
 import argparse
@@ -59,14 +61,13 @@ _INSTRUCTION = re.compile(
 _FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant"}
 
 
-def described_gpu():
-  """The device of a GPU that is not there."""
+def described_gpus(count: int = 1):
+  """The devices of a machine that is not there."""
   import jax_plugins.xla_cuda13  # noqa: F401
 
-  topology = topologies.get_topology_desc(
-    platform="cuda", target_config=_DEVICE, topology="1x1x1"
-  )
-  return topology.devices[0]
+  return topologies.get_topology_desc(
+    platform="cuda", target_config=_DEVICE, topology=f"1x1x{count}"
+  ).devices
 
 
 def pretend_kernels(wanted: bool) -> None:
@@ -86,14 +87,18 @@ def compile_step(arguments):
 
   from egic_jax import runtime
   from egic_jax.models import swin
+  from egic_jax.ops import gpu_kernel
+  from egic_jax.training import sharding
   from egic_jax.training import state as state_lib
 
+  mesh = sharding.make_mesh(devices=described_gpus(arguments.devices))
+  kernels = None if arguments.plain else gpu_kernel.Devices.of(mesh)
   made = training_step.make(
     arguments.stage,
     arguments.preset,
     dtype=jnp.bfloat16,
     kind=arguments.kind,
-    execution=swin.Execution(remat=arguments.remat, fused=not arguments.plain),
+    execution=swin.Execution(remat=arguments.remat, kernels=kernels),
   )
   state = jax.eval_shape(
     lambda params: state_lib.create(
@@ -106,13 +111,15 @@ def compile_step(arguments):
   if made.stage.needs_labels:
     for name in ("label", "weight"):
       batch[name] = jax.ShapeDtypeStruct(shape, jnp.uint8)
-  where = SingleDeviceSharding(described_gpu())
+  where = batched = SingleDeviceSharding(mesh.devices.flat[0])
+  if mesh.size > 1:
+    where, batched = sharding.replicated(mesh), sharding.split_batch(mesh)
   key = jax.eval_shape(lambda: jax.random.key(0))
   return (
     jax.jit(
       made.step,
       donate_argnums=0,
-      in_shardings=where,
+      in_shardings=(where, batched, where),
       out_shardings=where,
     )
     .lower(state, batch, key)
@@ -132,9 +139,11 @@ def kernels(program: str) -> list[tuple[str, str, int]]:
     sizes[name] = _bytes_of(shape)
     if operation in _FREE:
       continue
-    moved = sizes[name] + sum(
-      sizes.get(operand, 0) for operand in re.findall(r"%([\w.\-]+)", operands)
-    )
+    read = [sizes.get(x, 0) for x in re.findall(r"%([\w.\-]+)", operands)]
+    if name.startswith("wrapped_slice"):
+      # Of the gradients of all devices, which come as one array.
+      read = [sizes[name]]
+    moved = sizes[name] + sum(read)
     part = re.search(r'op_name="([^"]*)"', rest)
     found.append(
       (_kind(name, operation, rest), _part(part and part.group(1)), moved)
@@ -186,6 +195,7 @@ def main() -> None:
   parser.add_argument("--stage", default="stage1_mse")
   parser.add_argument("--preset", default="full")
   parser.add_argument("--batch", type=int, default=16)
+  parser.add_argument("--devices", type=int, default=1)
   parser.add_argument("--crop", type=int, default=256)
   parser.add_argument("--kind", default="adam", help="of optimiser")
   parser.add_argument("--remat", action="store_true")
@@ -202,9 +212,9 @@ def main() -> None:
     )
   memory = compiled.memory_analysis()
   print(
-    f"{arguments.preset}, {arguments.stage}, {arguments.batch} x"
-    f" {arguments.crop} x {arguments.crop}, jax {jax.__version__}: traced and"
-    f" compiled in {time.monotonic() - start:.0f} s,"
+    f"{arguments.preset}, {arguments.stage}, {arguments.devices} devices,"
+    f" {arguments.batch} x {arguments.crop} x {arguments.crop}, jax"
+    f" {jax.__version__}: traced and compiled in {time.monotonic() - start:.0f} s,"
     f" temporaries {memory.temp_size_in_bytes / 1e9:.2f} GB"
   )
   _report(kernels(compiled.as_text()), arguments.most)

@@ -30,6 +30,7 @@ from egic_jax.bitstream import buckets, model_file, programs  # noqa: E402
 from egic_jax.bitstream import codec as image_codec  # noqa: E402
 from egic_jax.losses import rate_distortion  # noqa: E402
 from egic_jax.models import codec, presets, swin  # noqa: E402
+from egic_jax.ops import gpu_kernel  # noqa: E402
 
 
 def timed(function, *args, repeats: int) -> tuple[float, float]:
@@ -56,7 +57,7 @@ def training_step(config, dtype):
   model = codec.Codec(
     config,
     swin.activation_dtype(platform, dtype),
-    swin.Execution.of_training(platform, 1, False, dtype),
+    swin.Execution.of_training(platform, gpu_kernel.ONE_DEVICE, False, dtype),
   )
 
   @functools.partial(jax.jit, donate_argnums=0)

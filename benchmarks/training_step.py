@@ -49,7 +49,7 @@ def make(
       b1=0.9,
       b2=0.999,
       clip_norm=1.0,
-      fused=execution.fused,
+      kernels=execution.kernels,
     )
     for update in stage.updates
   }

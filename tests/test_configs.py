@@ -78,10 +78,10 @@ def test_one_gpu_has_adam_of_kernels(monkeypatch):
   config = overrides.load_config(str(_FOLDER / "full_gan.py"))
   stage = stages.get_stage("stage2_gan")
   monkeypatch.setattr(gpu_kernel, "available", lambda kind: True)
-  for fused in (False, True):
-    _, optimizers = trainer.make_optimizers(config, stage, fused=fused)
+  for kernels in (None, gpu_kernel.ONE_DEVICE):
+    _, optimizers = trainer.make_optimizers(config, stage, kernels)
     for each in optimizers.values():
-      assert isinstance(each, optimizer.FusedAdam) is fused
+      assert isinstance(each, optimizer.FusedAdam) is bool(kernels)
 
 
 def test_the_published_objective_and_schedule():

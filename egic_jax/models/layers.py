@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from egic_jax.ops import fused_layer_norm, layer_norm, linear
+from egic_jax.ops import fused_layer_norm, gpu_kernel, layer_norm, linear
 
 
 class Sum(NamedTuple):
@@ -36,11 +36,12 @@ class LayerNorm(nn.Module):
 
   Attributes:
     dtype: of the output.
-    fused: by a kernel where there is one (`ops.fused_layer_norm`).
+    kernels: devices that do it by a kernel, if there is one
+      (`ops.fused_layer_norm`).
   """
 
   dtype: Any = jnp.float32
-  fused: bool = False
+  kernels: gpu_kernel.Devices | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array | Sum) -> tuple[jax.Array, jax.Array]:
@@ -49,13 +50,15 @@ class LayerNorm(nn.Module):
     channels = parts.x.shape[-1]
     scale = self.param("scale", nn.initializers.ones, (channels,))
     bias = self.param("bias", nn.initializers.zeros, (channels,))
-    same = parts.x.dtype == self.dtype
     if (
-      self.fused
-      and same
+      self.kernels
+      and self.kernels.share(len(parts.x))
+      and parts.x.dtype == self.dtype
       and fused_layer_norm.usable(channels=channels, dtype=self.dtype)
     ):
-      return fused_layer_norm.layer_norm_of_sum(*parts, scale, bias)
+      return fused_layer_norm.layer_norm_of_sum(
+        *parts, scale, bias, devices=self.kernels
+      )
     x = added(x)
     return x, layer_norm.layer_norm(x, scale, bias).astype(self.dtype)
 

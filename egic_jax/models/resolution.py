@@ -1,8 +1,8 @@
 """Layers that halve or double the resolution of a map.
 
 Those between the stages of SwinT-ChARM (Zhu, Yang, Cohen, ICLR 2022). `dtype` is
-the type that products are computed in; `fused` has normalisation be a kernel where
-there is one (`layers.LayerNorm`).
+the type that products are computed in; `kernels` is for normalisation
+(`layers.LayerNorm`).
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from egic_jax.models import layers
-from egic_jax.ops import space_to_depth
+from egic_jax.ops import gpu_kernel, space_to_depth
 
 
 class PatchMerging(nn.Module):
@@ -20,11 +20,11 @@ class PatchMerging(nn.Module):
 
   features: int
   dtype: Any = jnp.float32
-  fused: bool = False
+  kernels: gpu_kernel.Devices | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    _, x = layers.LayerNorm(self.dtype, self.fused, name="norm")(
+    _, x = layers.LayerNorm(self.dtype, self.kernels, name="norm")(
       space_to_depth.merge_phases(x)
     )
     return layers.dense(
@@ -40,7 +40,7 @@ class PatchSplitting(nn.Module):
 
   features: int
   dtype: Any = jnp.float32
-  fused: bool = False
+  kernels: gpu_kernel.Devices | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -50,7 +50,7 @@ class PatchSplitting(nn.Module):
       dtype=self.dtype,
       name="reduction",
     )(x)
-    _, x = layers.LayerNorm(self.dtype, self.fused, name="norm")(x)
+    _, x = layers.LayerNorm(self.dtype, self.kernels, name="norm")(x)
     return space_to_depth.depth_to_space(x)
 
 

@@ -23,6 +23,7 @@ from egic_jax.ops import (
   fused_attention,
   fused_mlp,
   gelu,
+  gpu_kernel,
   linear,
   windows,
 )
@@ -44,15 +45,16 @@ class Execution:
       held in the backward pass.
     factor_dtype: type that factors of a block's dense products are rounded to,
       see `ops.linear`; None: that of activations.
-    fused: attention, windows and all, is one kernel, so is normalisation, and
-      GELU is part of products, where there are kernels (`ops.fused_attention`,
-      `ops.fused_layer_norm`, `ops.fused_mlp`).
+    kernels: devices on which attention, windows and all, is one kernel, so is
+      normalisation, and GELU is part of products, where there are kernels
+      (`ops.fused_attention`, `ops.fused_layer_norm`, `ops.fused_mlp`). None:
+      all is left to the compiler.
   """
 
   remat: bool = False
   chunked: bool = False
   factor_dtype: Any = None
-  fused: bool = False
+  kernels: gpu_kernel.Devices | None = None
 
   @classmethod
   def of_inference(
@@ -62,25 +64,24 @@ class Execution:
     return cls(
       chunked=platform == "cpu",
       factor_dtype=_factor_dtype(platform, compute_dtype),
-      fused=platform == "gpu",
+      kernels=gpu_kernel.ONE_DEVICE if platform == "gpu" else None,
     )
 
   @classmethod
   def of_training(
     cls,
     platform: str,
-    devices: int,
+    devices: gpu_kernel.Devices,
     remat: bool,
     compute_dtype: Any = jnp.float32,
   ) -> "Execution":
-    """What serves a training on this many devices; `remat` is the user's."""
+    """What serves a training on these devices; `remat` is the user's."""
     # Chunks of windows that several devices hold would have to be gathered.
     return cls(
       remat,
-      chunked=remat and platform == "cpu" and devices == 1,
+      chunked=remat and platform == "cpu" and devices.mesh is None,
       factor_dtype=_factor_dtype(platform, compute_dtype),
-      # Nor does the compiler know how to share out a kernel.
-      fused=platform == "gpu" and devices == 1,
+      kernels=devices if platform == "gpu" else None,
     )
 
 
@@ -157,7 +158,8 @@ class SwinBlock(nn.Module):
     self, x: jax.Array | layers.Sum, valid: extents.Extent | None = None
   ) -> jax.Array | layers.Sum:
     """(B, H, W, C) > (B, H, W, C); by kernels, a sum that the next one adds up."""
-    _, height, width, channels = jax.tree.leaves(x)[0].shape
+    shape = jax.tree.leaves(x)[0].shape
+    _, height, width, channels = shape
     regions = windows.regions(height, width, self.window, self.shift, valid)
 
     def cut(x):
@@ -166,7 +168,7 @@ class SwinBlock(nn.Module):
     def join(x):
       return windows.merge(x, self.window, height, width, self.shift)
 
-    if self._is_fused(channels):
+    if self._has_attention_kernel(shape):
       return self._computation(lambda x: x, lambda x: x)(self, x, regions)
     x = layers.added(x)
     count = 1
@@ -206,27 +208,33 @@ class SwinBlock(nn.Module):
 
     def compute(block, x, regions):
       x, normal = block._norm("norm1", x)
-      branch, bias = block._attend(cut(normal), regions)
+      fused = block._has_attention_kernel(normal.shape)
+      branch, bias = block._attend(cut(normal), regions, fused)
       x, normal = block._norm("norm2", layers.Sum(x, join(branch), bias))
       x = layers.Sum(x, *block._mix(normal))
       # With `remat` a block's input is kept: one map, not two.
-      to_be_one = block.execution.remat or not block._is_fused(normal.shape[-1])
-      return x.added() if to_be_one else x
+      return x if fused and not block.execution.remat else x.added()
 
     return nn.remat(compute) if self.execution.remat else compute
 
   def _norm(self, name, x):
-    return layers.LayerNorm(self.dtype, self.execution.fused, name=name)(x)
+    return layers.LayerNorm(self.dtype, self.execution.kernels, name=name)(x)
 
-  def _is_fused(self, channels):
-    return self.execution.fused and fused_attention.usable(
-      window=self.window,
-      head_width=channels // self.num_heads,
-      dtype=self.dtype,
+  def _has_attention_kernel(self, shape):
+    """Whether there is one for maps of this shape."""
+    kernels = self.execution.kernels
+    return bool(
+      kernels
+      and kernels.share(shape[0])
+      and fused_attention.usable(
+        window=self.window,
+        head_width=shape[-1] // self.num_heads,
+        dtype=self.dtype,
+      )
     )
 
-  def _attend(self, x, regions):
-    """Windows (N, tokens, C), or a map if attention is fused > likewise, and bias."""
+  def _attend(self, x, regions, fused):
+    """Windows (N, tokens, C), or a map if it is fused > likewise, and bias."""
 
     def attend(qkv, qkv_bias, position_bias):
       return attention.window_attention(
@@ -236,13 +244,14 @@ class SwinBlock(nn.Module):
         num_heads=self.num_heads,
       )
 
-    if self._is_fused(x.shape[-1]):
+    if fused:
       attend = functools.partial(
         fused_attention.window_attention,
         regions=regions,
         window=self.window,
         shift=self.shift,
         num_heads=self.num_heads,
+        devices=self.execution.kernels,
       )
     return WindowAttention(
       self.num_heads,
@@ -260,13 +269,16 @@ class SwinBlock(nn.Module):
     kernel_out, bias_out = layers.DenseParameters(channels, name="mlp_out")(
       width
     )
-    if self.execution.fused and fused_mlp.usable(
-      tokens=x.size // channels,
+    kernels = self.execution.kernels
+    share = kernels.share(len(x)) if kernels else 0
+    if share and fused_mlp.usable(
+      tokens=share * math.prod(x.shape[1:-1]),
       channels=channels,
       hidden=width,
       dtype=self.dtype,
     ):
-      return fused_mlp.mlp(x, kernel_in, bias_in, kernel_out), bias_out
+      out = fused_mlp.mlp(x, kernel_in, bias_in, kernel_out, devices=kernels)
+      return out, bias_out
     factor_dtype = self.execution.factor_dtype
     hidden = linear.product(x, kernel_in, None, factor_dtype)
     hidden += bias_in.astype(hidden.dtype)

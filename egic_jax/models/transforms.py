@@ -50,7 +50,7 @@ class Downward(nn.Module):
     ):
       if i:
         x = resolution.PatchMerging(
-          width, self.dtype, self.execution.fused, name=f"merging_{i - 1}"
+          width, self.dtype, self.execution.kernels, name=f"merging_{i - 1}"
         )(x)
         valid = extents.halved(valid)
       x = swin.SwinBlocks(
@@ -98,7 +98,7 @@ class UpwardStage(nn.Module):
     if self.last:
       return resolution.PatchUnpack(self.out, self.dtype, name="unpack")(x)
     return resolution.PatchSplitting(
-      self.out, self.dtype, self.execution.fused, name="splitting"
+      self.out, self.dtype, self.execution.kernels, name="splitting"
     )(x)
 
 

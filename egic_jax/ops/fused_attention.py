@@ -43,7 +43,8 @@ def usable(*, window: int, head_width: int, dtype: Any) -> bool:
 
 
 @functools.partial(
-  jax.jit, static_argnames=("window", "shift", "num_heads", "interpret")
+  jax.jit,
+  static_argnames=("window", "shift", "num_heads", "devices", "interpret"),
 )
 def window_attention(
   qkv: jax.Array,
@@ -54,6 +55,7 @@ def window_attention(
   window: int,
   shift: int,
   num_heads: int,
+  devices: gpu_kernel.Devices = gpu_kernel.ONE_DEVICE,
   interpret: bool = False,
 ) -> jax.Array:
   """Attention inside the shifted windows of a map.
@@ -68,11 +70,38 @@ def window_attention(
     window: side of a window in tokens.
     shift: as in `windows.partition`.
     num_heads: number of heads; divides C.
+    devices: that share the batch.
     interpret: runs the kernels anywhere, slowly: for tests.
 
   Returns:
     (B, H, W, C), of qkv's type.
   """
+  attend = functools.partial(
+    _of_maps,
+    window=window,
+    shift=shift,
+    num_heads=num_heads,
+    interpret=interpret,
+  )
+  return devices.each(attend, (True, False, False, False))(
+    qkv,
+    qkv_bias,
+    position_bias,
+    None if regions is None else jnp.asarray(regions),
+  )
+
+
+def _of_maps(
+  qkv,
+  qkv_bias,
+  position_bias,
+  regions,
+  *,
+  window,
+  shift,
+  num_heads,
+  interpret,
+):
   batch, height, width, channels = qkv.shape
   rows, columns = (windows.padded_size(n, window) for n in (height, width))
   if (rows, columns) != (height, width):
@@ -84,7 +113,7 @@ def window_attention(
     qkv.reshape(-1, channels),
     qkv_bias[None],
     position_bias.astype(gpu_kernel.wide(qkv.dtype)),
-    None if regions is None else jnp.asarray(regions),
+    regions,
   )
   out = out.reshape(batch, rows, columns, channels // 3)
   return out[:, :height, :width]

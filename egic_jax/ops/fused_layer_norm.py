@@ -28,7 +28,7 @@ def usable(*, channels: int, dtype: Any) -> bool:
   return fits and gpu_kernel.serves("layer_norm", dtype, most_bits=32)
 
 
-@functools.partial(jax.jit, static_argnames="interpret")
+@functools.partial(jax.jit, static_argnames=("devices", "interpret"))
 def layer_norm_of_sum(
   x: jax.Array,
   branch: jax.Array | None,
@@ -36,6 +36,7 @@ def layer_norm_of_sum(
   scale: jax.Array,
   bias: jax.Array,
   *,
+  devices: gpu_kernel.Devices = gpu_kernel.ONE_DEVICE,
   interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
   """x + (branch + branch_bias), and `layer_norm.layer_norm` of it.
@@ -45,6 +46,7 @@ def layer_norm_of_sum(
     branch: (..., C), of x's type; None: the sum is x.
     branch_bias: (C,), if there is a branch.
     scale, bias: (C,) float32.
+    devices: that share the first axis.
     interpret: runs the kernels anywhere, slowly: for tests.
 
   Returns:
@@ -54,10 +56,13 @@ def layer_norm_of_sum(
   def rows(x):
     return None if x is None else x.reshape(-1, x.shape[-1])
 
-  total, normal = _both(
-    interpret, rows(x), rows(branch), branch_bias, scale, bias
+  def both(x, branch, *vectors):
+    total, normal = _both(interpret, rows(x), rows(branch), *vectors)
+    return total.reshape(x.shape), normal.reshape(x.shape)
+
+  return devices.each(both, (True, True, False, False, False))(
+    x, branch, branch_bias, scale, bias
   )
-  return total.reshape(x.shape), normal.reshape(x.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -30,7 +30,7 @@ def usable(*, tokens: int, channels: int, hidden: int, dtype: Any) -> bool:
   """Whether there is a kernel for maps of so many tokens and channels.
 
   Args:
-    tokens: of all maps of a batch.
+    tokens: of a device's maps.
     channels: of the map.
     hidden: of the layer between.
     dtype: of the map.
@@ -43,13 +43,14 @@ def usable(*, tokens: int, channels: int, hidden: int, dtype: Any) -> bool:
   return min(sides) >= _LEAST_SIDE and gpu_kernel.serves("mlp", dtype)
 
 
-@functools.partial(jax.jit, static_argnames="interpret")
+@functools.partial(jax.jit, static_argnames=("devices", "interpret"))
 def mlp(
   x: jax.Array,
   kernel_in: jax.Array,
   bias_in: jax.Array,
   kernel_out: jax.Array,
   *,
+  devices: gpu_kernel.Devices = gpu_kernel.ONE_DEVICE,
   interpret: bool = False,
 ) -> jax.Array:
   """gelu(x kernel_in + bias_in) kernel_out.
@@ -60,14 +61,20 @@ def mlp(
       into x's type, gradients are of their own.
     bias_in: (D,).
     kernel_out: (D, E).
+    devices: that share the first axis.
     interpret: runs the kernels anywhere, slowly: for tests.
 
   Returns:
     (..., E), of x's type.
   """
-  rows = x.reshape(-1, x.shape[-1])
-  out = _mlp(interpret, rows, kernel_in, bias_in, kernel_out)
-  return out.reshape(*x.shape[:-1], kernel_out.shape[1])
+
+  def of_part(x, *params):
+    out = _mlp(interpret, x.reshape(-1, x.shape[-1]), *params)
+    return out.reshape(*x.shape[:-1], -1)
+
+  return devices.each(of_part, (True, False, False, False))(
+    x, kernel_in, bias_in, kernel_out
+  )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -4,6 +4,7 @@ They are written in Pallas for its Triton backend, which jax calls experimental:
 where it cannot be had, everything is left to XLA.
 """
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +12,69 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
 # Which kernels there may be: "on", all; "off", none; or some of KINDS, with commas
 # between them. What is left out, XLA does.
 SWITCH = "EGIC_KERNELS"
 KINDS = ("adam", "attention", "layer_norm", "mlp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+  """What kernels run on: one device, or several that share a batch.
+
+  The compiler can cut up a product between devices, but not a kernel: each runs
+  it on its own part.
+
+  Attributes:
+    mesh: of several devices; all its axes cut a batch's first one. None: one.
+  """
+
+  mesh: Mesh | None = None
+
+  @classmethod
+  def of(cls, mesh: Mesh) -> "Devices":
+    """Those of a mesh of one or several."""
+    return cls(mesh if mesh.size > 1 else None)
+
+  def share(self, batch: int) -> int:
+    """Each device's part of so many pictures; 0 if there are no equal ones."""
+    count = self.mesh.size if self.mesh else 1
+    return 0 if batch % count else batch // count
+
+  def each(
+    self,
+    function: Callable,
+    split: Sequence[bool],
+    *,
+    split_outputs: bool = True,
+  ) -> Callable:
+    """The same function, computed by each device of its part.
+
+    Gradients of what is not split are summed over the devices.
+
+    Args:
+      function: of as many arrays, or trees of them, as there are entries of
+        `split`.
+      split: which of them are cut along their first axis.
+      split_outputs: whether its outputs are; else they must come out the same
+        on all devices.
+    """
+    if self.mesh is None:
+      return function
+    part, whole = PartitionSpec(self.mesh.axis_names), PartitionSpec()
+    return jax.shard_map(
+      function,
+      mesh=self.mesh,
+      in_specs=tuple(part if one else whole for one in split),
+      out_specs=part if split_outputs else whole,
+      # Of kernels it is not known on which devices results are the same.
+      check_vma=False,
+    )
+
+
+ONE_DEVICE = Devices()
 
 
 def available(kind: str) -> bool:

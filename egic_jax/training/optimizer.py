@@ -121,7 +121,7 @@ def make_optimizer(
   b1: float,
   b2: float,
   clip_norm: float,
-  fused: bool = False,
+  kernels: gpu_kernel.Devices | None = None,
 ) -> optax.GradientTransformation | FusedAdam:
   """The optimiser; its state's structure depends on *kind* only.
 
@@ -132,9 +132,10 @@ def make_optimizer(
     b1: decay of the first moment.
     b2: decay of the second moment.
     clip_norm: largest global norm of a gradient; 0 for no limit.
-    fused: Adam goes through all parameters in a few kernels, where there are
-      kernels (`ops.many_arrays`); for a training on one GPU. The numbers are
-      the same, but for rounding.
+    kernels: devices, each with a copy of all parameters, on which Adam goes
+      through them in a few kernels, where there are kernels
+      (`ops.many_arrays`). The numbers are the same, but for rounding. None:
+      optax's.
 
   Returns:
     An optax transformation, for `apply`.
@@ -153,11 +154,17 @@ def make_optimizer(
     raise ValueError(f"optimizer.clip_norm={clip_norm}: must not be negative")
   clip = _clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
   made = optax.chain(clip, _KINDS[kind](schedule, b1=b1, b2=b2))
-  if not (fused and kind == "adam" and gpu_kernel.available("adam")):
+  if not (kernels and kind == "adam" and gpu_kernel.available("adam")):
     return made
-  return FusedAdam(
-    *made, functools.partial(_apply_adam, schedule, b1, b2, clip_norm)
-  )
+
+  def apply(gradients, state, params, *, interpret=False):
+    apply_adam = functools.partial(
+      _apply_adam, schedule, b1, b2, clip_norm, interpret=interpret
+    )
+    apply_adam = kernels.each(apply_adam, (False,) * 3, split_outputs=False)
+    return apply_adam(gradients, state, params)
+
+  return FusedAdam(*made, apply)
 
 
 def apply(
@@ -185,7 +192,7 @@ def apply(
 
 
 def _apply_adam(
-  schedule, b1, b2, clip_norm, gradients, state, params, *, interpret=False
+  schedule, b1, b2, clip_norm, gradients, state, params, *, interpret
 ):
   clip_state, (adam, scheduled) = state
   params, structure = jax.tree.flatten(params)

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from egic_jax.interop import lpips_weights
 from egic_jax.models import presets, swin
 from egic_jax.models.discriminators import presets as discriminator_presets
+from egic_jax.ops import gpu_kernel
 from egic_jax.training import (
   checkpoints,
   initial,
@@ -65,8 +66,9 @@ def train(
   codec_config = make_codec_config(config)
   stage = stages.get_stage(config.train.stage)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  is_split = mesh.shape[sharding.FSDP] > 1
   schedules, optimizers = make_optimizers(
-    config, stage, fused=mesh.devices.size == 1
+    config, stage, None if is_split else gpu_kernel.Devices.of(mesh)
   )
   check_parts(config, stage, mesh)
   weights, lpips = _loss_weights(config, stage, report)
@@ -201,17 +203,19 @@ def make_networks(
     discriminator_config,
     swin.activation_dtype(platform, dtype),
     swin.Execution.of_training(
-      platform, mesh.devices.size, config.train.remat, dtype
+      platform, gpu_kernel.Devices.of(mesh), config.train.remat, dtype
     ),
   )
 
 
 def make_optimizers(
-  config: ConfigDict, stage: stages.Stage, *, fused: bool = False
+  config: ConfigDict,
+  stage: stages.Stage,
+  kernels: gpu_kernel.Devices | None = None,
 ) -> tuple[dict[str, Callable[[int], Any]], dict[str, Any]]:
   """Learning rates, as functions of the updates made, and optimisers by name.
 
-  `fused` is as in `optimizer.make_optimizer`.
+  `kernels` is as in `optimizer.make_optimizer`.
   """
 
   def make_schedule(scale):
@@ -236,7 +240,7 @@ def make_optimizers(
       b1=config.optimizer.b1,
       b2=config.optimizer.b2,
       clip_norm=config.optimizer.clip_norm,
-      fused=fused,
+      kernels=kernels,
     )
   return schedules, optimizers
 

@@ -13,6 +13,7 @@ import squares
 
 from egic_jax import runtime
 from egic_jax.models import swin
+from egic_jax.ops import gpu_kernel
 from egic_jax.training import networks as networks_lib
 from egic_jax.training import objectives, optimizer, stages, steps
 from egic_jax.training import state as state_lib
@@ -32,7 +33,9 @@ def make_networks(
     settings.codec,
     discriminator,
     swin.activation_dtype(platform, settings.dtype),
-    swin.Execution.of_training(platform, 1, False, settings.dtype),
+    swin.Execution.of_training(
+      platform, gpu_kernel.ONE_DEVICE, False, settings.dtype
+    ),
   )
 
 

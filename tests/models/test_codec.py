@@ -30,6 +30,8 @@ CONFIG = presets.CodecConfig(
   mlp_ratio=1,
 )
 MODEL = codec.Codec(CONFIG)
+_ONE = gpu_kernel.ONE_DEVICE
+_TWO = gpu_kernel.Devices(jax.sharding.AbstractMesh((2,), ("data",)))
 
 
 @pytest.fixture(scope="module")
@@ -178,16 +180,19 @@ def test_a_cpu_takes_chunks_where_they_help():
   of = swin.Execution.of_training
   assert swin.Execution.of_inference("cpu") == swin.Execution(chunked=True)
   assert swin.Execution.of_inference("tpu") == swin.Execution()
-  assert of("cpu", 1, True) == swin.Execution(remat=True, chunked=True)
-  assert of("cpu", 4, True) == of("tpu", 1, True) == swin.Execution(remat=True)
-  assert of("cpu", 1, False) == swin.Execution()
+  assert of("cpu", _ONE, True) == swin.Execution(remat=True, chunked=True)
+  remat = swin.Execution(remat=True)
+  assert of("cpu", _TWO, True) == of("tpu", _ONE, True) == remat
+  assert of("cpu", _ONE, False) == swin.Execution()
 
 
-def test_one_gpu_has_kernels_and_several_have_none():
+def test_gpus_have_kernels():
   of = swin.Execution.of_training
-  assert swin.Execution.of_inference("gpu") == swin.Execution(fused=True)
-  assert of("gpu", 1, False) == swin.Execution(fused=True)
-  assert of("gpu", 2, False) == of("tpu", 1, False) == swin.Execution()
+  by_kernels = swin.Execution(kernels=_ONE)
+  assert swin.Execution.of_inference("gpu") == by_kernels
+  assert of("gpu", _ONE, False) == by_kernels
+  assert of("gpu", _TWO, False) == swin.Execution(kernels=_TWO)
+  assert of("tpu", _TWO, False) == of("tpu", _ONE, False) == swin.Execution()
 
 
 @pytest.mark.parametrize("remat", [False, True])
@@ -207,9 +212,9 @@ def test_blocks_by_kernels_give_the_same(monkeypatch, valid, remat):
   rng = np.random.default_rng(0)
   x, weight = jnp.asarray(rng.standard_normal((2, 2, 8, 8, 32)), jnp.float32)
 
-  def run(fused):
+  def run(kernels):
     blocks = swin.SwinBlocks(
-      2, 2, 4, 1, jnp.float32, swin.Execution(remat=remat, fused=fused)
+      2, 2, 4, 1, jnp.float32, swin.Execution(remat=remat, kernels=kernels)
     )
     shapes = jax.eval_shape(blocks.init, jax.random.key(0), x)["params"]
     stage = initialization.draw(shapes, 0)
@@ -221,9 +226,9 @@ def test_blocks_by_kernels_give_the_same(monkeypatch, valid, remat):
     function = jax.value_and_grad(loss, (0, 1), has_aux=True)
     return jax.jit(function)(stage, x)
 
-  plain = run(False)
+  plain = run(None)
   assert not calls
-  fused = run(True)
+  fused = run(_ONE)
   assert set(calls) == {
     "layer_norm",
     "layer_norm_gradient",
@@ -247,7 +252,7 @@ def test_bfloat16_is_for_factors_alone_on_a_cpu_and_for_all_elsewhere():
   for make in (
     swin.Execution.of_inference,
     lambda platform, dtype: swin.Execution.of_training(
-      platform, 1, False, dtype
+      platform, _ONE, False, dtype
     ),
   ):
     assert make("cpu", bfloat16).factor_dtype == bfloat16

@@ -17,7 +17,7 @@ def _make(fused, clip_norm, kind="adam"):
     b1=0.8,
     b2=0.95,
     clip_norm=clip_norm,
-    fused=fused,
+    kernels=gpu_kernel.ONE_DEVICE if fused else None,
   )
 
 
