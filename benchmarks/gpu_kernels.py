@@ -9,53 +9,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from egic_jax.ops import (
-  attention,
-  fused_attention,
-  fused_layer_norm,
-  fused_mlp,
-  gelu,
-  layer_norm,
-  many_arrays,
-  windows,
-)
+from egic_jax.ops import kernel_trial, many_arrays
 
 # Side and width of the maps in analysis and synthesis.
 MAPS = ((128, 128), (64, 192), (32, 256))
-_SHIFT = 4
-_WINDOW = 8
-_HEAD = 32
 # Of the arrays that are updated, as large as the codec's.
 _SHAPES = ((320, 1280), (1280, 320), (320, 320), (1280,), (320,)) * 40
 
 
-def cases(batch_size: int) -> Iterator[tuple[str, Callable, Callable, list]]:
-  """Yields name, XLA's form, ours, and shapes of the arguments of both."""
+def cases(batch_size: int) -> Iterator[tuple[str, kernel_trial.Case]]:
+  """Yields names and cases."""
   for side, channels in MAPS:
     shape = (batch_size, side, side, channels)
     name = f"{side}x{side}x{channels}"
-    yield f"attention {name}", *_attention(shape)
-    yield f"normalisation {name}", *_normalisation(shape)
-    yield f"mlp {name}", *_mlp(shape)
+    yield f"attention {name}", kernel_trial.attention_case(shape)
+    yield f"normalisation {name}", kernel_trial.layer_norm_case(shape)
+    yield f"mlp {name}", kernel_trial.mlp_case(shape)
 
 
 def compile_all(batch_size: int) -> dict[str, dict[str, tuple]]:
   """Programs by name, and their arguments: "reference" in float32, then pairs."""
   programs = {
-    name: _programs(plain, fused, _normal(*shapes))
-    for name, plain, fused, shapes in cases(batch_size)
+    name: _programs(case.plain, case.fused, kernel_trial.normal(case.shapes))
+    for name, case in cases(batch_size)
   }
   return programs | {"adam": _adam()}
-
-
-def with_gradient(function: Callable) -> Callable:
-  """The function's value and what its gradient makes of the value's square."""
-
-  def run(*args):
-    out, pull = jax.vjp(function, *args)
-    return out, pull(jax.tree.map(lambda x: (x * x).astype(x.dtype), out))
-
-  return run
 
 
 def measure(programs, timed: Callable) -> dict[str, float]:
@@ -90,7 +68,7 @@ def _programs(plain, fused, args):
   narrow = [a.astype(jnp.bfloat16) if a.ndim > 3 else a for a in args]
 
   def gradient(function):
-    return jax.jit(with_gradient(function))
+    return jax.jit(kernel_trial.with_gradient(function))
 
   with jax.default_matmul_precision("highest"):
     reference = gradient(plain).lower(*args).compile()
@@ -101,62 +79,6 @@ def _programs(plain, fused, args):
     "plain, forward": (jax.jit(plain).lower(*narrow).compile(), narrow),
     "fused, forward": (jax.jit(fused).lower(*narrow).compile(), narrow),
   }
-
-
-def _normal(*shapes):
-  """Random arrays; matrices are scaled as kernels of dense layers are."""
-  keys = jax.random.split(jax.random.key(0), len(shapes))
-  return [
-    jax.random.normal(key, shape) * (shape[0] if len(shape) == 2 else 1) ** -0.5
-    for key, shape in zip(keys, shapes, strict=True)
-  ]
-
-
-def _attention(shape):
-  *outer, channels = shape
-  heads, tokens = channels // _HEAD, _WINDOW**2
-  regions = windows.regions(*shape[1:3], _WINDOW, _SHIFT)
-
-  def plain(qkv, bias, position):
-    cut = windows.partition(qkv + bias.astype(qkv.dtype), _WINDOW, _SHIFT)
-    out = attention.window_attention(cut, position, regions, num_heads=heads)
-    return windows.merge(out, _WINDOW, *shape[1:3], _SHIFT)
-
-  def fused(qkv, bias, position):
-    return fused_attention.window_attention(
-      qkv,
-      bias,
-      position,
-      regions,
-      window=_WINDOW,
-      shift=_SHIFT,
-      num_heads=heads,
-    )
-
-  shapes = [(*outer, 3 * channels), (3 * channels,), (heads, tokens, tokens)]
-  return plain, fused, shapes
-
-
-def _normalisation(shape):
-  def plain(x, branch, branch_bias, scale, bias):
-    x = x + (branch + branch_bias.astype(x.dtype))
-    return x, layer_norm.layer_norm(x, scale, bias).astype(x.dtype)
-
-  row = shape[-1:]
-  shapes = [shape, shape, row, row, row]
-  return plain, fused_layer_norm.layer_norm_of_sum, shapes
-
-
-def _mlp(shape):
-  channels = shape[-1]
-
-  def plain(x, kernel_in, bias_in, kernel_out):
-    hidden = x @ kernel_in.astype(x.dtype) + bias_in.astype(x.dtype)
-    return gelu.gelu(hidden) @ kernel_out.astype(x.dtype)
-
-  width = 4 * channels
-  shapes = [shape, (channels, width), (width,), (width, channels)]
-  return plain, fused_mlp.mlp, shapes
 
 
 def _adam():

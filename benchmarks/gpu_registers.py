@@ -40,12 +40,14 @@ def compile_cases(batch_size: int) -> None:
   gpu_traffic.pretend_kernels(True)
   import gpu_kernels
 
-  for name, _, fused, shapes in gpu_kernels.cases(batch_size):
-    function = gpu_kernels.with_gradient(fused)
+  from egic_jax.ops import kernel_trial
+
+  for name, case in gpu_kernels.cases(batch_size):
+    function = kernel_trial.with_gradient(case.fused)
     function.__name__ = re.sub(r"\W", "_", name)
     args = [
       jax.ShapeDtypeStruct(s, jnp.bfloat16 if len(s) > 3 else jnp.float32)
-      for s in shapes
+      for s in case.shapes
     ]
     jitted = jax.jit(function, in_shardings=where, out_shardings=where)
     jitted.lower(*args).compile()

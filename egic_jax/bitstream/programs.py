@@ -12,6 +12,7 @@ nothing, and costs less than can be measured.
 """
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -71,12 +72,14 @@ def programs(
       f"precision is {precision!r}; it must be one of {', '.join(_PRECISIONS)}"
     )
   if precision != "float32":
+    _try_kernels("attention", "mlp")
     synthesis, synthesis_orp = _synthesis_programs(config, precision)
     return programs(config)._replace(
       analysis=_analysis_program(config, precision),
       synthesis=synthesis,
       synthesis_orp=synthesis_orp,
     )
+  _try_kernels()
   # Elements of y per element of z, along a side.
   latents = config.hyper_stride // config.latent_stride
 
@@ -132,6 +135,16 @@ def programs(
     bits=program(bits, "hyper_synthesis", "charm"),
     gains=program(gains, "rate"),
   )
+
+
+def _try_kernels(*kinds):
+  """Before anything is traced: those of float32 here, and these."""
+  if jax.default_backend() != "gpu":
+    return
+  from egic_jax.ops import kernel_trial
+
+  for line in kernel_trial.leave_out_failing(("layer_norm", *kinds)):
+    warnings.warn(line, RuntimeWarning, stacklevel=3)
 
 
 def _analysis_program(config, precision):

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, PartitionSpec
 # between them. What is left out, XLA does.
 SWITCH = "EGIC_KERNELS"
 KINDS = ("adam", "attention", "layer_norm", "mlp")
+_left_out: set[str] = set()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +84,13 @@ def available(kind: str) -> bool:
   Raises:
     ValueError: the environment asks for kernels that there are not.
   """
-  wanted = _wanted(os.environ.get(SWITCH) or "on")
+  wanted = set(_wanted(os.environ.get(SWITCH) or "on")) - _left_out
   return kind in wanted and _runs(jax.local_devices()[0])
+
+
+def leave_out(kind: str) -> None:
+  """Has this process do without a kind of kernels in all that is traced later."""
+  _left_out.add(kind)
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from egic_jax.interop import lpips_weights
 from egic_jax.models import presets, swin
 from egic_jax.models.discriminators import presets as discriminator_presets
-from egic_jax.ops import gpu_kernel
+from egic_jax.ops import gpu_kernel, kernel_trial
 from egic_jax.training import (
   checkpoints,
   initial,
@@ -66,6 +66,7 @@ def train(
   codec_config = make_codec_config(config)
   stage = stages.get_stage(config.train.stage)
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  _try_kernels(mesh, report)
   is_split = mesh.shape[sharding.FSDP] > 1
   schedules, optimizers = make_optimizers(
     config, stage, None if is_split else gpu_kernel.Devices.of(mesh)
@@ -187,6 +188,16 @@ def train(
       hparams=dict(workdir_lib.flatten(document)),
       report=report,
     )
+
+
+def _try_kernels(mesh, report):
+  """Before anything that may use them is made."""
+  if mesh.devices.flat[0].platform != "gpu":
+    return
+  for line in kernel_trial.leave_out_failing(
+    gpu_kernel.KINDS, processes.all_agree
+  ):
+    report(line)
 
 
 def make_networks(
