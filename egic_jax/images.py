@@ -17,7 +17,8 @@ DEFAULT_MAX_PIXELS = 2 * 89_478_485
 # Lossless where the format can be: what is written is a result to look at and
 # to measure, and should be compressed once only, by the codec.
 _SAVE_OPTIONS = {
-  ".png": {"format": "PNG"},
+  # Of nine levels: the usual 6 takes 2.5 times as long for 2 % fewer bytes.
+  ".png": {"format": "PNG", "compress_level": 4},
   ".webp": {"format": "WEBP", "lossless": True},
   ".bmp": {"format": "BMP"},
   ".ppm": {"format": "PPM"},

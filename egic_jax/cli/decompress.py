@@ -50,19 +50,25 @@ def run(argv: Sequence[str]) -> int:
   if limit is None:
     limit = container.DEFAULT_MAX_PIXELS
 
-  def convert(source: str, target: str) -> str:
+  def convert(source: str, target: str) -> file_lists.Written:
     data = file_lists.read(source)
     progress = part_progress.PartProgress(source)
     start = time.perf_counter()
     codec = codecs.of(data)
     image = codec.decode(data, args.alpha, max_pixels=limit, progress=progress)
     seconds = time.perf_counter() - start
-    if target == file_lists.STREAM:
-      file_lists.write(target, images.encode(image))
-    else:
-      images.write(target, image)
-    return (
-      f"{source} > {target}: {image.shape[1]}x{image.shape[0]}, {seconds:.1f} s"
+
+    def write():
+      if target == file_lists.STREAM:
+        file_lists.write(target, images.encode(image))
+      else:
+        images.write(target, image)
+
+    return file_lists.Written(
+      f"{source} > {target}: {image.shape[1]}x{image.shape[0]},"
+      f" {seconds:.1f} s",
+      write,
+      image.nbytes,
     )
 
   return file_lists.each("decompress", pairs, convert)

@@ -1,15 +1,23 @@
 """Many files in, many files out: what `compress` and `decompress` share."""
 
 import argparse
+import collections
+import concurrent.futures
+import functools
 import os
 import pathlib
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 from egic_jax import atomic_files
 from egic_jax.cli import main
 
 STREAM = "-"
+# Files that are written at a time, while the next one is worked on, and bytes of them
+# that may wait in memory.
+_WRITERS = min(4, os.cpu_count() or 1)
+_MOST_HELD = 2**28
 
 
 def add_arguments(parser: argparse.ArgumentParser, what: str, to: str) -> None:
@@ -109,10 +117,24 @@ def plan(
   return pairs
 
 
+class Written(NamedTuple):
+  """A file that is yet to be written, beside the work on the next ones.
+
+  Attributes:
+    line: to print once it is.
+    write: writes it.
+    held: bytes that are in memory until then.
+  """
+
+  line: str
+  write: Callable[[], None]
+  held: int
+
+
 def each(
   command: str,
   pairs: list[tuple[str, str]],
-  convert: Callable[[str, str], str],
+  convert: Callable[[str, str], str | Written],
   *,
   quiet: bool = False,
 ) -> int:
@@ -121,17 +143,23 @@ def each(
   Args:
     command: the command's name, for messages.
     pairs: of `plan`.
-    convert: does one and returns a line to print on stderr.
+    convert: does one and returns a line to print on stderr, or leaves it to
+      `each` to write the file.
     quiet: print only what went wrong.
 
   Returns:
     The exit code: 1 if any failed.
   """
   failed = 0
-  for number, (source, target) in enumerate(pairs, 1):
+  waiting: collections.deque = collections.deque()
+
+  def tell():
+    """Prints what became of the file that waits longest; bytes it has held."""
+    nonlocal failed
+    number, source, held, future = waiting.popleft()
     place = f"[{number}/{len(pairs)}] " if len(pairs) > 1 else ""
     try:
-      line = convert(source, target)
+      line = future.result()
       if not quiet:
         print(f"{place}{line}", file=sys.stderr)
     except (ValueError, OSError, MemoryError) as error:
@@ -140,6 +168,41 @@ def each(
       if os.path.basename(source) not in text:
         text = f"{source}: {text}"
       print(f"egic {command}: error: {text}", file=sys.stderr)
+    return held
+
+  in_memory = 0
+  with concurrent.futures.ThreadPoolExecutor(_WRITERS) as pool:
+    for number, (source, target) in enumerate(pairs, 1):
+      held, future = _begin(pool, functools.partial(convert, source, target))
+      waiting.append((number, source, held, future))
+      in_memory += held
+      while waiting and (
+        waiting[0][-1].done()
+        or len(waiting) > _WRITERS
+        or in_memory > _MOST_HELD
+      ):
+        in_memory -= tell()
+    while waiting:
+      tell()
   if failed and len(pairs) > 1:
     print(f"egic {command}: {failed} of {len(pairs)} failed", file=sys.stderr)
   return 1 if failed else 0
+
+
+def _begin(pool, convert):
+  """Bytes held, and a future of the line: done, or a file being written."""
+  future = concurrent.futures.Future()
+  try:
+    done = convert()
+  except (ValueError, OSError, MemoryError) as error:
+    future.set_exception(error)
+    return 0, future
+  if isinstance(done, str):
+    future.set_result(done)
+    return 0, future
+
+  def write():
+    done.write()
+    return done.line
+
+  return done.held, pool.submit(write)
