@@ -24,8 +24,6 @@ import types
 
 import numpy as np
 
-from egic_jax import runtime
-
 OURS = ("full", "small", "tiny")
 THEIRS = ("mbt2018-mean", "cheng2020-attn")
 THREADS = 2
@@ -33,8 +31,6 @@ QUALITY = 4
 LAMBDA = 0.013
 LEARNING_RATE = 1e-4
 SIDE = 4096
-# As training compiles its steps on a CPU.
-ON_CPU = runtime.COMPILER_OPTIONS["cpu"]
 
 
 def timed(call, repeats: int) -> dict[str, float]:
@@ -99,6 +95,7 @@ def _our_step(config, params, batch):
   import jax.numpy as jnp
   import optax
 
+  from egic_jax import runtime
   from egic_jax.losses import rate_distortion
   from egic_jax.models import codec
 
@@ -122,7 +119,7 @@ def _our_step(config, params, batch):
   compiled = (
     jax.jit(step, donate_argnums=(0, 1))
     .lower(*state[0], batch, key)
-    .compile(compiler_options=ON_CPU)
+    .compile(compiler_options=runtime.COMPILER_OPTIONS["cpu"])
   )
 
   def train():
