@@ -109,8 +109,7 @@ class Encoder:
     table_index = np.asarray(table_index)
     order, counts = _by_table(table_index, len(symbols), tables)
     symbols = symbols[order].astype(np.int64)
-    index = table_index[order]
-    low, high = tables.low[index], tables.high[index]
+    low, high = np.repeat(tables.low, counts), np.repeat(tables.high, counts)
     escaped = (symbols < low) | (symbols > high)
     entries = np.where(escaped, high - low + 1, symbols - low).astype(np.int32)
     for k, start, stop in _groups(counts):

@@ -94,10 +94,13 @@ def _conflicts(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     element, choice: (M,) int64 each, one entry a conflict.
   """
   # Boundaries are 0.5, 1.5, ... 62.5; beyond, indices are clipped. Shifts reach
-  # the nearest one only.
+  # the nearest one only. Most indices lie far below the first.
+  element = np.flatnonzero(index >= 0.25 - _UNIT)
+  index = index[element]
   boundary = np.clip(np.floor(index) + 0.5, 0.5, gaussian.NUM_SCALES - 1.5)
-  element = np.flatnonzero(np.abs(boundary - index) <= 0.25 + _UNIT)
-  distance = (boundary - index)[element] / _UNIT
+  within = np.flatnonzero(np.abs(boundary - index) <= 0.25 + _UNIT)
+  element = element[within]
+  distance = (boundary - index)[within] / _UNIT
   below = np.floor(distance)
   elements, choices = [], []
   for steps in (below, below + 1):

@@ -65,7 +65,8 @@ def analysis(
   )
   for window in analysis_windows(z_size):
     inside = window.outer.slices(config.hyper_stride)
-    pixels = images[:, rows[inside[0]][:, None], columns[inside[1]]]
+    pixels = _along(images, rows[inside[0]], 1)
+    pixels = _along(pixels, columns[inside[1]], 2)
     pixels, valid = buckets.place(pixels, config.hyper_stride)
     result = np.asarray(analyse(pixels, valid))
     to, kept = _cores(window, scale)
@@ -115,6 +116,14 @@ def _cores(window: tiles.Window, scale: int) -> Iterator[tuple[slice, slice]]:
   yield tiles.Region(
     core.top - window.outer.top, core.left - window.outer.left, *core.size
   ).slices(scale)
+
+
+def _along(images: np.ndarray, places: np.ndarray, axis: int) -> np.ndarray:
+  """Those rows or columns; not copied if they lie side by side."""
+  start, count = places[0], len(places)
+  if np.array_equal(places, np.arange(start, start + count)):
+    return images[(slice(None),) * axis + (slice(start, start + count),)]
+  return np.take(images, places, axis)
 
 
 def _reflected(side: int, stride: int) -> np.ndarray:
