@@ -13,7 +13,7 @@ import squares
 
 from egic_jax import runtime
 from egic_jax.models import swin
-from egic_jax.ops import gpu_kernel
+from egic_jax.ops import gpu_kernel, kernel_trial
 from egic_jax.training import networks as networks_lib
 from egic_jax.training import objectives, optimizer, stages, steps
 from egic_jax.training import state as state_lib
@@ -29,6 +29,9 @@ def make_networks(
     latent_channels=settings.codec.latent_channels,
   )
   platform = jax.default_backend()
+  if platform == "gpu":
+    for line in kernel_trial.leave_out_failing(gpu_kernel.KINDS):
+      print(line, flush=True)
   return networks_lib.Networks(
     settings.codec,
     discriminator,
