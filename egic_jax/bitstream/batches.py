@@ -46,18 +46,18 @@ class Runner:
     grid = buckets.latent_grid(*(min(n, tiles.LONGEST) for n in z_size))
     pixels = grid[0] * grid[1] * self._config.hyper_stride**2
     cuts = -(-count // max(1, _PIXELS // pixels))
-    if _overlap():
+    overlap = _overlap()
+    if overlap:
       cuts = max(cuts, min(count, 2))
     length = -(-count // max(1, cuts))
     parts = [slice(k * length, (k + 1) * length) for k in range(cuts)]
-    alone = len(parts)
-    if _overlap():
-      alone = 0 if (name, grid, length) in self._known else 1
+    if not overlap:
+      return [function(part, length) for part in parts]
+    alone = 0 if (name, grid, length) in self._known else 1
     results = [function(part, length) for part in parts[:alone]]
     self._known.add((name, grid, length))
-    if parts[alone:]:
-      with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        results += pool.map(lambda part: function(part, length), parts[alone:])
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+      results += pool.map(lambda part: function(part, length), parts[alone:])
     return results
 
 

@@ -50,7 +50,7 @@ def run(argv: Sequence[str]) -> int:
   if limit is None:
     limit = container.DEFAULT_MAX_PIXELS
 
-  def convert(source: str, target: str) -> file_lists.Written:
+  def convert(source: str, target: str) -> file_lists.Unwritten:
     data = file_lists.read(source)
     progress = part_progress.PartProgress(source)
     start = time.perf_counter()
@@ -64,7 +64,7 @@ def run(argv: Sequence[str]) -> int:
       else:
         images.write(target, image)
 
-    return file_lists.Written(
+    return file_lists.Unwritten(
       f"{source} > {target}: {image.shape[1]}x{image.shape[0]},"
       f" {seconds:.1f} s",
       write,

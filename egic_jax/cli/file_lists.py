@@ -117,7 +117,7 @@ def plan(
   return pairs
 
 
-class Written(NamedTuple):
+class Unwritten(NamedTuple):
   """A file that is yet to be written, beside the work on the next ones.
 
   Attributes:
@@ -134,7 +134,7 @@ class Written(NamedTuple):
 def each(
   command: str,
   pairs: list[tuple[str, str]],
-  convert: Callable[[str, str], str | Written],
+  convert: Callable[[str, str], str | Unwritten],
   *,
   quiet: bool = False,
 ) -> int:

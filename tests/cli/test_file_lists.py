@@ -19,7 +19,7 @@ def test_writes_beside_the_next_file(capsys):
       # The first is not written before the second is worked on.
       assert second_begun.wait(20)
 
-    return file_lists.Written(f"{source} > {target}", write, 1)
+    return file_lists.Unwritten(f"{source} > {target}", write, 1)
 
   pairs = [("a", "A"), ("b", "B"), ("c", "C")]
   assert file_lists.each("test", pairs, convert) == 0
@@ -38,7 +38,7 @@ def test_what_cannot_be_written_is_told_in_its_place(capsys):
       if source == "b":
         raise OSError("no space left on the device")
 
-    return file_lists.Written(source, write, 1)
+    return file_lists.Unwritten(source, write, 1)
 
   pairs = [(name, name.upper()) for name in "abcde"]
   assert file_lists.each("test", pairs, convert) == 1
@@ -70,7 +70,7 @@ def test_few_wait_in_memory(monkeypatch, held):
       with lock:
         waiting.remove(source)
 
-    return file_lists.Written(source, write, held)
+    return file_lists.Unwritten(source, write, held)
 
   pairs = [(str(k), "") for k in range(40)]
   assert file_lists.each("test", pairs, convert, quiet=True) == 0

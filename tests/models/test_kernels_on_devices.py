@@ -1,13 +1,6 @@
-"""Kernels on several devices that share a batch, interpreted, against none.
+"""Kernels on several devices that share a batch, interpreted, against none."""
 
-In a process of its own, since the number of devices is fixed when jax starts.
-"""
-
-import os
-import pathlib
-import subprocess
-import sys
-
+import four_devices
 import jax
 import pytest
 
@@ -109,21 +102,7 @@ print("same")
 
 
 def test_four_devices_do_what_one_does():
-  root = pathlib.Path(__file__).resolve().parents[2]
-  done = subprocess.run(
-    [sys.executable, "-c", _PROGRAM],
-    env=os.environ
-    | {
-      "PYTHONPATH": str(root),
-      "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-    },
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )
-  assert done.returncode == 0, done.stderr
-  assert "same" in done.stdout
+  assert "same" in four_devices.run(_PROGRAM)
 
 
 @pytest.mark.parametrize("batch, share", [(8, 4), (2, 1), (7, 0), (0, 0)])

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import types
 
+import four_devices
 import jax
 import jax.numpy as jnp
 import micro_program  # noqa: F401  Adds the size "micro".
@@ -202,6 +203,7 @@ def test_each_part_of_a_batch_is_work(monkeypatch):
 
 _FOUR = """
 import dataclasses, json, math
+import four_devices
 import jax
 import jax.numpy as jnp
 import test_ahead_of_time as tests
@@ -229,22 +231,13 @@ print(json.dumps({
 
 
 def test_four_cpu_devices():
-  paths = [_ROOT, _ROOT / "tests", pathlib.Path(__file__).parent]
-  done = subprocess.run(
-    [sys.executable, "-c", _FOUR],
-    env=os.environ
-    | {
-      "PYTHONPATH": os.pathsep.join(map(str, paths)),
-      "JAX_PLATFORMS": "cpu",
-      "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-    },
-    capture_output=True,
-    text=True,
+  printed = four_devices.run(
+    _FOUR,
+    folder="training",
     timeout=300,
+    JAX_DISABLE_MOST_OPTIMIZATIONS="1",
   )
-  assert done.returncode == 0, done.stderr
-  found = json.loads(done.stdout)
+  found = json.loads(printed)
   # Of each device: parameters and two moments, float32; and a quarter of the
   # batch, 2 pictures of 64 x 64 with three colours, a label and a weight.
   expected = 3 * 4 * found["params"] + 2 * 64 * 64 * 5

@@ -1,13 +1,6 @@
-"""One device and four, whole and split state: the same losses; checkpoints fit.
+"""One device and four, whole and split state: the same losses; checkpoints fit."""
 
-In a process of its own, since the number of devices is fixed when jax starts.
-"""
-
-import os
-import pathlib
-import subprocess
-import sys
-
+import four_devices
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,22 +76,10 @@ print("same")
 
 
 def test_any_mesh_gives_the_same_and_goes_on_from_any_other(tmp_path):
-  root = pathlib.Path(__file__).resolve().parents[2]
-  done = subprocess.run(
-    [sys.executable, "-c", _PROGRAM, str(tmp_path)],
-    env=os.environ
-    | {
-      "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")]),
-      "JAX_PLATFORMS": "cpu",
-      "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-    },
-    capture_output=True,
-    text=True,
-    timeout=600,
+  printed = four_devices.run(
+    _PROGRAM, str(tmp_path), JAX_DISABLE_MOST_OPTIMIZATIONS="1"
   )
-  assert done.returncode == 0, done.stderr
-  assert "same" in done.stdout
+  assert "same" in printed
 
 
 def _fake_devices(count, processes=1):
