@@ -195,6 +195,30 @@ def test_two_parts_run_at_a_time_once_compiled(monkeypatch):
   assert runner.map(first, "work", 0, (2, 2)) == []
 
 
+@pytest.mark.parametrize("size", [(1030, 70), (1088, 64), (64, 1100)])
+def test_windows_see_their_part_of_the_padded_picture(size):
+  config = presets.get_preset("tiny")
+  images = np.random.default_rng(0).integers(0, 256, (1, *size, 3), np.uint8)
+  padding = ((0, 0), *((0, -side % 64) for side in size), (0, 0))
+  padded = np.pad(images, padding, "reflect")
+  seen = []
+
+  def analyse(pixels, valid):
+    del valid
+    seen.append(pixels)
+    rows, columns = (side // 16 for side in pixels.shape[1:3])
+    return np.zeros((1, rows, columns, config.latent_channels), np.float32)
+
+  windowed.analysis(config, analyse, images)
+  z_size = tuple(side // 64 for side in padded.shape[1:3])
+  windows = windowed.analysis_windows(z_size)
+  assert len(seen) == len(windows) == 2
+  for pixels, window in zip(seen, windows, strict=True):
+    expected = padded[:, *window.outer.slices(64)]
+    rows, columns = expected.shape[1:3]
+    np.testing.assert_array_equal(pixels[:, :rows, :columns], expected)
+
+
 def test_batches_that_are_refused(image_codec, batch, picture):
   for images in (batch[0], batch.astype(np.float32), batch[:, :0], list(batch)):
     with pytest.raises(ValueError, match=r"pass \(N, H, W, 3\) uint8"):

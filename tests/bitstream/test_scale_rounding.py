@@ -179,3 +179,14 @@ def test_groups_are_as_the_format_says(size):
   np.testing.assert_array_equal(
     scale_rounding.round_indices(index, shifts), 11 - group % 2
   )
+
+
+@pytest.mark.parametrize("first", [0.5, 1.5, 62.5])
+def test_indices_a_little_below_a_boundary_count(first):
+  # They reach it with shifts of +u to +30u: the first that is free is -u.
+  unit = 2 * scale_rounding.MARGIN
+  index = (first - unit * np.arange(31)).astype(np.float32)
+  assert scale_rounding.choose_shifts(index).tolist() == [2]
+  # And those above with -u to -30u.
+  index = (first + unit * np.arange(31)).astype(np.float32)
+  assert scale_rounding.choose_shifts(index).tolist() == [1]
