@@ -95,7 +95,7 @@ def _our_step(config, params, batch):
   import jax.numpy as jnp
   import optax
 
-  from egic_jax import runtime
+  from egic_jax import allocator, runtime
   from egic_jax.losses import rate_distortion
   from egic_jax.models import codec
 
@@ -116,11 +116,13 @@ def _our_step(config, params, batch):
   params = jax.tree.map(jnp.asarray, params)
   state = [(params, adam.init(params))]
   key = jax.random.key(0)
-  compiled = (
-    jax.jit(step, donate_argnums=(0, 1))
-    .lower(*state[0], batch, key)
-    .compile(compiler_options=runtime.COMPILER_OPTIONS["cpu"])
-  )
+  with allocator.compiling():
+    compiled = (
+      jax.jit(step, donate_argnums=(0, 1))
+      .lower(*state[0], batch, key)
+      .compile(compiler_options=runtime.COMPILER_OPTIONS["cpu"])
+    )
+  allocator.set_crumbs_aside()
 
   def train():
     state[0] = jax.block_until_ready(compiled(*state[0], batch, key))

@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
-from egic_jax import program_store, runtime
+from egic_jax import allocator, program_store, runtime
 
 
 class StoredProgram:
@@ -100,7 +100,7 @@ class StoredProgram:
       with self._lock:
         call = self._executables.get(signature)
         if call is None:
-          call = self._executable(store, signature, args)
+          call = _Executable(self._executable(store, signature, args))
           self._executables[signature] = call
     return call
 
@@ -114,15 +114,16 @@ class StoredProgram:
         return serialize_executable.deserialize_and_load(*pickle.loads(kept))
       except Exception:
         pass
-    lowered = self._jitted.lower(*args)
-    with _without_compilation_cache():
-      compiled = lowered.compile(runtime.COMPILER_OPTIONS["cpu"])
-    try:
-      parts = serialize_executable.serialize(compiled)
-      store.write("program", key, pickle.dumps(parts))
-    except Exception:
-      pass
-    return compiled
+    with allocator.compiling():
+      lowered = self._jitted.lower(*args)
+      with _without_compilation_cache():
+        compiled = lowered.compile(runtime.COMPILER_OPTIONS["cpu"])
+      try:
+        parts = serialize_executable.serialize(compiled)
+        store.write("program", key, pickle.dumps(parts))
+      except Exception:
+        pass
+      return compiled
 
   def _signature(self, args) -> str:
     return str(
@@ -132,6 +133,20 @@ class StoredProgram:
         if not isinstance(x, Mapping)
       ]
     )
+
+
+class _Executable:
+  """A compiled program; from its second call on it is worth tidying up for."""
+
+  def __init__(self, call: Callable):
+    self._call = call
+    self._ran = False
+
+  def __call__(self, *args):
+    if self._ran:
+      allocator.set_crumbs_aside()
+    self._ran = True
+    return self._call(*args)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """Process-wide settings: when they apply, and when they keep out."""
 
 import os
-import sys
 
 import jax
 import pytest
@@ -29,29 +28,6 @@ def updates(monkeypatch):
   found = {}
   monkeypatch.setattr(jax.config, "update", found.__setitem__)
   return found
-
-
-@pytest.mark.skipif(
-  not sys.platform.startswith("linux")
-  or runtime.platform.libc_ver()[0] != "glibc",
-  reason="needs glibc",
-)
-def test_allocator_is_set_on_glibc():
-  assert runtime.keep_freed_memory()
-
-
-@pytest.mark.parametrize(
-  ("name", "value"),
-  [
-    ("MALLOC_ARENA_MAX", "2"),
-    ("LD_PRELOAD", "libtcmalloc.so"),
-    ("GLIBC_TUNABLES", "glibc.malloc.check=3"),
-    ("JAX_PLATFORMS", "cuda,cpu"),
-  ],
-)
-def test_allocator_is_left_alone(monkeypatch, name, value):
-  monkeypatch.setenv(name, value)
-  assert not runtime.keep_freed_memory()
 
 
 def test_cache_follows_xdg(monkeypatch, tmp_path, updates):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from egic_jax import program_store, stored_program
+from egic_jax import allocator, program_store, stored_program
 
 
 @pytest.fixture
@@ -61,6 +61,31 @@ def test_a_second_process_does_not_trace(directory, program, arguments, traces):
   np.testing.assert_array_equal(later(3, *arguments), first)
   assert traces == [3]
   assert later._cache_size() == 1
+
+
+def test_crumbs_are_set_aside_from_the_second_call_on(
+  directory, program, arguments, traces, monkeypatch
+):
+  events = []
+
+  class Heap:
+    release = staticmethod(lambda: events.append("release"))
+    set_aside = staticmethod(lambda: events.append("set aside"))
+
+  monkeypatch.setattr(allocator, "_heap", Heap)
+  function = program("crumbs")
+  function(3, *arguments)
+  assert events == ["release"]
+  function(2, *arguments)  # Another program.
+  assert events == ["release"] * 2
+  function(3, *arguments)
+  assert events == ["release"] * 2 + ["set aside"]
+  function(3, *arguments)
+  function(2, *arguments)
+  assert events == ["release"] * 2 + ["set aside"]
+  # What comes from disk leaves none.
+  program("crumbs")(3, *arguments)
+  assert events == ["release"] * 2 + ["set aside"]
 
 
 def test_static_arguments_shapes_and_keys_have_their_own(

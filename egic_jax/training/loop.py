@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from egic_jax import runtime
+from egic_jax import allocator, runtime
 from egic_jax.training import (
   checkpoints,
   errors,
@@ -207,7 +207,11 @@ def run(
     sampler = None
     if samples is not None:
       view = views.make_views(networks)[stage.view]
-      sampler = panels.Sampler(view, samples, mesh, workdir / "samples", writer)
+      sampler = allocator.first_call_compiles(
+        panels.Sampler(view, samples, mesh, workdir / "samples", writer)
+      )
+    if validator is not None:
+      validator = allocator.first_call_compiles(validator)
 
     means = metrics_writer.MeanMetrics()
     metrics: dict[str, float] = {}
@@ -275,10 +279,13 @@ def run(
 
 def _compile(step_fn, state, batch, key, constants, mesh):
   """The training step as a compiled program; it cannot be traced anew."""
-  jitted = sharding.jit_step(step_fn, state, mesh)
-  lowered = jitted.lower(state, batch, key, constants)
   options = runtime.COMPILER_OPTIONS.get(mesh.devices.flat[0].platform)
-  return lowered.compile(compiler_options=options)
+  with allocator.compiling():
+    jitted = sharding.jit_step(step_fn, state, mesh)
+    lowered = jitted.lower(state, batch, key, constants)
+    compiled = lowered.compile(compiler_options=options)
+  allocator.set_crumbs_aside()
+  return compiled
 
 
 def _on_cpu(mesh) -> bool:

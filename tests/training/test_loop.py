@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import traverse_util
 
-from egic_jax import images
+from egic_jax import allocator, images
 from egic_jax.models import presets
 from egic_jax.training import checkpoints, errors, initial, loop, manifest
 from egic_jax.training import stages as stages_lib
@@ -103,6 +103,49 @@ def test_on_a_cpu_no_two_steps_hold_memory(train, programs, monkeypatch):
   # Nothing else that waits comes between.
   train("next", num_steps=4, log_every=4, checkpoint_every=4)
   assert ready == [True] * 4
+
+
+class _Heap:
+  """Notes what it is told, with what else happens."""
+
+  def __init__(self, events):
+    self.release = lambda: events.append("release")
+    self.set_aside = lambda: events.append("set aside")
+
+
+def test_crumbs_of_the_step_are_set_aside(monkeypatch):
+  events = []
+  monkeypatch.setattr(allocator, "_heap", _Heap(events))
+
+  def step(state, batch, key, constants):
+    events.append("traced")
+    return state + batch + key + constants
+
+  monkeypatch.setattr(
+    loop.sharding, "jit_step", lambda step_fn, state, mesh: jax.jit(step_fn)
+  )
+  mesh = micro_training.run_arguments()["mesh"]
+  compiled = loop._compile(step, 1.0, 2.0, 3.0, 4.0, mesh)
+  assert events == ["release", "traced", "set aside"]
+  assert compiled(1.0, 2.0, 3.0, 4.0) == 10
+
+
+def test_crumbs_of_panels_and_validation_are_set_aside(train, monkeypatch):
+  events = []
+  monkeypatch.setattr(allocator, "_heap", _Heap(events))
+
+  def validator(variables):
+    events.append("validates")
+    return {"psnr": 20.0}
+
+  train("plain", num_steps=2)
+  events.clear()
+  train("run", num_steps=2, validator=validator, validate_every=1)
+  assert events == ["release", "validates", "set aside", "validates"]
+  events.clear()
+  samples = {"image": micro_training.uint8_batch(3)}
+  train("panels", num_steps=2, samples=samples, sample_every=1)
+  assert events == ["release", "set aside"]
 
 
 def test_not_finite_aborts_and_keeps_the_last_good_checkpoint(train):
