@@ -110,11 +110,9 @@ def time_training(args, config, params) -> dict[str, tuple[float, float]]:
   for i in range(args.repeats + 1):
     start = time.perf_counter()
     if not times:  # As `training.loop` does.
+      options = runtime.COMPILER_OPTIONS.get(jax.default_backend())
       with allocator.compiling():
-        lowered = step.lower(params, batch, jax.random.key(i))
-        step = lowered.compile(
-          runtime.COMPILER_OPTIONS.get(jax.default_backend())
-        )
+        step = step.lower(params, batch, jax.random.key(i)).compile(options)
       allocator.set_crumbs_aside()
     params = step(params, batch, jax.random.key(i))
     jax.block_until_ready(params)

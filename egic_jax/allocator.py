@@ -8,6 +8,7 @@ Both leave alone what is not glibc, not for a CPU, or set up by the user.
 
 import contextlib
 import ctypes
+import gc
 import glob
 import itertools
 import mmap
@@ -113,13 +114,14 @@ def compiling():
 def set_crumbs_aside() -> None:
   """Takes compilations' crumbs and leaves them unused, their pages given back.
 
-  For programs that run more than once: it takes 0.05 to 0.3 s if anything has
-  been compiled since, else nothing. While anything is being compiled it waits for a
-  later call.
+  For programs that run more than once: it takes some tenths of a second if anything
+  has been compiled since, else nothing. While anything is being compiled it waits for
+  a later call. What tracing leaves, unreachable, is collected first.
   """
   global _crumbs
-  if not _crumbs:
+  if not _crumbs or _running:
     return
+  gc.collect()
   with _lock:
     if _crumbs and not _running:
       _crumbs = False

@@ -1,10 +1,12 @@
 """glibc's malloc: when it is set, and what becomes of a compilation's crumbs."""
 
 import ctypes
+import gc
 import os
 import subprocess
 import sys
 import threading
+import weakref
 
 import pytest
 
@@ -126,6 +128,23 @@ def test_crumbs_are_set_aside(heap, crumbs):
   assert crumbs.unharmed()
   # Half of the blocks, but for the pages that they share with others.
   assert before - resident_bytes() > sum(crumbs.sizes) - PIECES * 2 * 4096
+
+
+def test_unreachable_objects_are_collected(heap):
+  class Node:
+    pass
+
+  with allocator.compiling():
+    node = Node()
+    node.itself = node
+    gone = weakref.ref(node)
+    gc.disable()
+    del node
+  try:
+    allocator.set_crumbs_aside()
+  finally:
+    gc.enable()
+  assert gone() is None
 
 
 def test_only_after_a_compilation(heap, crumbs):

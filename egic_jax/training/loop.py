@@ -203,6 +203,7 @@ def run(
     compiled = _compile(
       step_fn, abstract_state, batch, noise_key, constants, mesh
     )
+    allocator.set_crumbs_aside()
     report(f"compiled in {time.perf_counter() - began:.1f} s")
     sampler = None
     if samples is not None:
@@ -283,9 +284,7 @@ def _compile(step_fn, state, batch, key, constants, mesh):
   with allocator.compiling():
     jitted = sharding.jit_step(step_fn, state, mesh)
     lowered = jitted.lower(state, batch, key, constants)
-    compiled = lowered.compile(compiler_options=options)
-  allocator.set_crumbs_aside()
-  return compiled
+    return lowered.compile(compiler_options=options)
 
 
 def _on_cpu(mesh) -> bool:

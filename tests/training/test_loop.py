@@ -48,7 +48,7 @@ def train(tmp_path, monkeypatch, programs):
 
     def compile_once(*arguments):
       if key not in programs:
-        programs[key] = compile_step(*arguments)
+        programs[key] = train_.compile_step(*arguments)
       return programs[key]
 
     monkeypatch.setattr(loop, "_compile", compile_once)
@@ -57,6 +57,7 @@ def train(tmp_path, monkeypatch, programs):
     return loop.run(workdir, **arguments), lines
 
   train_.workdir = tmp_path
+  train_.compile_step = compile_step
   return train_
 
 
@@ -113,7 +114,27 @@ class _Heap:
     self.set_aside = lambda: events.append("set aside")
 
 
-def test_crumbs_of_the_step_are_set_aside(monkeypatch):
+def test_crumbs_of_the_step_are_set_aside(train, programs, monkeypatch):
+  train("before", num_steps=1)
+  ((key, compiled),) = [
+    item for item in programs.items() if item[0][1:] == (None, ())
+  ]
+  events = []
+  monkeypatch.setattr(allocator, "_heap", _Heap(events))
+
+  def compile_step(*arguments):
+    with allocator.compiling():
+      events.append("compiles")
+    return lambda *rest: events.append("step") or compiled(*rest)
+
+  # The fixture's stand-in for loop._compile, which is tested below.
+  monkeypatch.delitem(programs, key)
+  monkeypatch.setattr(train, "compile_step", compile_step)
+  train("run", num_steps=2)
+  assert events == ["release", "compiles", "set aside", "step", "step"]
+
+
+def test_the_step_is_compiled_as_such(monkeypatch):
   events = []
   monkeypatch.setattr(allocator, "_heap", _Heap(events))
 
@@ -126,7 +147,7 @@ def test_crumbs_of_the_step_are_set_aside(monkeypatch):
   )
   mesh = micro_training.run_arguments()["mesh"]
   compiled = loop._compile(step, 1.0, 2.0, 3.0, 4.0, mesh)
-  assert events == ["release", "traced", "set aside"]
+  assert events == ["release", "traced"]
   assert compiled(1.0, 2.0, 3.0, 4.0) == 10
 
 
