@@ -37,6 +37,9 @@ _SMALLEST = 4096
 _LARGEST = 1 << 20
 _FEW = 32
 _MOST_PASSES = 8
+# Free chunks to leave in their place, so that what is allocated next has somewhere to
+# go: (bytes, how many). Pages that nobody writes to take no memory.
+_CUSHION = ((2 << 20, 32), (8 << 20, 16), (32 << 20, 8))
 # A chunk's size lies before its content, with flags in the last three bits.
 _SIZE_BYTES = ctypes.sizeof(ctypes.c_size_t)
 _OF_ANOTHER_ARENA = 4
@@ -111,12 +114,16 @@ def compiling():
       _crumbs = _heap is not None
 
 
-def set_crumbs_aside() -> None:
+def set_crumbs_aside(cushion: bool = False) -> None:
   """Takes compilations' crumbs and leaves them unused, their pages given back.
 
   For programs that run more than once: it takes some tenths of a second if anything
   has been compiled since, else nothing. While anything is being compiled it waits for
   a later call. What tracing leaves, unreachable, is collected first.
+
+  Args:
+    cushion: also leave free chunks of 2 to 32 MB in their place, before temporaries
+      of gigabytes come and go: see `Heap.leave_cushion`.
   """
   global _crumbs
   if not _crumbs or _running:
@@ -126,6 +133,8 @@ def set_crumbs_aside() -> None:
     if _crumbs and not _running:
       _crumbs = False
       _heap.set_aside()
+      if cushion:
+        _heap.leave_cushion()
 
 
 def first_call_compiles(function: Callable) -> Callable:
@@ -159,6 +168,7 @@ class Heap:
       return found
 
     self._malloc = function("malloc", pointer, size)
+    self._realloc = function("realloc", pointer, pointer, size)
     self._free = function("free", None, pointer)
     self._advise = function(
       "madvise", ctypes.c_int, pointer, size, ctypes.c_int
@@ -169,6 +179,7 @@ class Heap:
     )
     self._close = function("fclose", ctypes.c_int, pointer)
     self._aside: list[int] = []
+    self._cushioned = False
 
   def free_lists(self) -> list[tuple[int, int, int]]:
     """Smallest and largest size in bytes, and how many, of each list's chunks."""
@@ -211,6 +222,27 @@ class Heap:
     for address in self._aside:
       self._free(address)
     self._aside.clear()
+
+  def leave_cushion(self) -> None:
+    """Once, and unless large chunks are free, of which it would be made.
+
+    A step's temporaries, gigabytes of them, are to find the place again where those
+    of the step before were. Without other free chunks, whatever is allocated
+    between two steps would be cut from it, and the process takes up twice the memory.
+    """
+    least = sum(size for size, _ in _CUSHION)
+    if self._cushioned or any(
+      largest >= least for _, largest, _ in self.free_lists()
+    ):
+      return
+    self._cushioned = True
+    blocks = [
+      self._malloc(size) for size, count in _CUSHION for _ in range(count)
+    ]
+    self._malloc(_LARGEST)  # Stays behind the last one.
+    for address in blocks:
+      # The beginning of each stays, too: they would become one chunk otherwise.
+      self._realloc(address, _SMALLEST)
 
   def _take(self, size: int) -> bool:
     """Takes a chunk, glibc's choice; False if it is not one of this arena."""

@@ -213,6 +213,31 @@ def test_first_call_compiles(heap, crumbs):
   assert seen[1] < LEFT_OVER
 
 
+def test_place_of_temporaries_stays_free():
+  """What comes between two steps does not take of the first one's temporaries."""
+  script = """
+import ctypes
+import numpy as np
+from egic_jax import allocator
+assert allocator.keep_freed_memory()
+libc = ctypes.CDLL("libc.so.6")
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes = [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+with allocator.compiling():
+  pass
+allocator.set_crumbs_aside(cushion=True)
+temporaries = libc.malloc(1 << 30)
+result = libc.malloc(1 << 20)  # Behind them: they are not at the heap's end.
+libc.free(temporaries)
+rng = np.random.default_rng(0)
+for size in [6 << 20, 2 << 20, *np.exp(rng.uniform(3, 12, 2000))]:
+  assert libc.malloc(int(size))
+assert libc.malloc(1 << 30) == temporaries
+"""
+  subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
 def test_chunks_of_other_arenas_are_left_alone():
   """Of a thread with an arena of its own, where the first one's lists say nothing."""
   script = """

@@ -112,6 +112,7 @@ class _Heap:
   def __init__(self, events):
     self.release = lambda: events.append("release")
     self.set_aside = lambda: events.append("set aside")
+    self.leave_cushion = lambda: events.append("cushion")
 
 
 def test_crumbs_of_the_step_are_set_aside(train, programs, monkeypatch):
@@ -131,7 +132,14 @@ def test_crumbs_of_the_step_are_set_aside(train, programs, monkeypatch):
   monkeypatch.delitem(programs, key)
   monkeypatch.setattr(train, "compile_step", compile_step)
   train("run", num_steps=2)
-  assert events == ["release", "compiles", "set aside", "step", "step"]
+  assert events == [
+    "release",
+    "compiles",
+    "set aside",
+    "cushion",
+    "step",
+    "step",
+  ]
 
 
 def test_the_step_is_compiled_as_such(monkeypatch):
