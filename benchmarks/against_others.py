@@ -122,7 +122,7 @@ def _our_step(config, params, batch):
       .lower(*state[0], batch, key)
       .compile(compiler_options=runtime.COMPILER_OPTIONS["cpu"])
     )
-  allocator.set_crumbs_aside(cushion=True)
+  allocator.set_crumbs_aside()
 
   def train():
     state[0] = jax.block_until_ready(compiled(*state[0], batch, key))

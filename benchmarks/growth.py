@@ -12,6 +12,7 @@ leaves out large ones, and --table keeps points from run to run.
 
 import argparse
 import datetime
+import importlib.util
 import json
 import os
 import pathlib
@@ -30,11 +31,8 @@ SIZE = (512, 768)
 # Told apart by most colour-blind people (Okabe and Ito).
 COLOURS = ("#0072B2", "#D55E00", "#009E73")
 STYLES = {"encode": "o-", "decode": "s--"}
-TICKS = [
-  digit * 10.0**power
-  for power in range(-2, 4)
-  for digit in (1, 1.5, 2, 3, 5, 7)
-]
+# Of an axis's powers of ten; the more it spans, the fewer.
+TICKS = {10: (1, 1.5, 2, 3, 5, 7), 100: (1, 2, 5), float("inf"): (1, 3)}
 TITLES = {
   "megapixels": "megapixels",
   "batch": "pictures of 512 x 768 at once",
@@ -148,7 +146,10 @@ def draw(path: str, points: dict) -> None:
       panel.set_xticks(AXES[axis], [str(value) for value in AXES[axis]])
       panel.minorticks_off()
       panel.set_yscale("log")
-      panel.yaxis.set_major_locator(ticker.FixedLocator(TICKS))
+      low, high = panel.get_ylim()
+      digits = next(TICKS[span] for span in TICKS if high / low <= span)
+      places = [d * 10.0**power for power in range(-2, 4) for d in digits]
+      panel.yaxis.set_major_locator(ticker.FixedLocator(places))
       panel.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
       panel.yaxis.set_minor_locator(ticker.NullLocator())
       panel.grid(alpha=0.3, linewidth=0.5)
@@ -209,6 +210,8 @@ def main() -> None:
     preset, axis, value = args.point
     print(json.dumps(measure(preset, axis, int(value))))
     return
+  if args.to and importlib.util.find_spec("matplotlib") is None:
+    parser.error("--to needs matplotlib: pip install matplotlib")
   print(f"{os.cpu_count()} CPU cores, {datetime.date.today()}\n")
   print("| model | | encode CPU s (wall) | decode CPU s (wall) | GB |")
   print("|---|---|---|---|---|")

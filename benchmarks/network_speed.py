@@ -113,7 +113,7 @@ def time_training(args, config, params) -> dict[str, tuple[float, float]]:
       options = runtime.COMPILER_OPTIONS.get(jax.default_backend())
       with allocator.compiling():
         step = step.lower(params, batch, jax.random.key(i)).compile(options)
-      allocator.set_crumbs_aside(cushion=True)
+      allocator.set_crumbs_aside()
     params = step(params, batch, jax.random.key(i))
     jax.block_until_ready(params)
     times.append(time.perf_counter() - start)

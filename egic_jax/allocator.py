@@ -96,7 +96,8 @@ def compiling():
   Between what stays of it a compiler leaves free chunks, 58,000 of a full training
   step. For every block of some KB glibc looks for the best of them, lock held, so
   that XLA's threads wait for each other: that step took 8 % longer.
-  `set_crumbs_aside` takes them away; the next compilation has them first.
+  `set_crumbs_aside` takes them away; the next compilation has them first. Before
+  programs run it leaves a cushion (`Heap.leave_cushion`).
 
   Contexts may be nested, and in several threads. Without `keep_freed_memory` this
   does nothing, nor do the functions below.
@@ -112,18 +113,16 @@ def compiling():
     with _lock:
       _running -= 1
       _crumbs = _heap is not None
+      if _crumbs and not _running:
+        _heap.leave_cushion()
 
 
-def set_crumbs_aside(cushion: bool = False) -> None:
+def set_crumbs_aside() -> None:
   """Takes compilations' crumbs and leaves them unused, their pages given back.
 
   For programs that run more than once: it takes some tenths of a second if anything
   has been compiled since, else nothing. While anything is being compiled it waits for
   a later call. What tracing leaves, unreachable, is collected first.
-
-  Args:
-    cushion: also leave free chunks of 2 to 32 MB in their place, before temporaries
-      of gigabytes come and go: see `Heap.leave_cushion`.
   """
   global _crumbs
   if not _crumbs or _running:
@@ -133,8 +132,6 @@ def set_crumbs_aside(cushion: bool = False) -> None:
     if _crumbs and not _running:
       _crumbs = False
       _heap.set_aside()
-      if cushion:
-        _heap.leave_cushion()
 
 
 def first_call_compiles(function: Callable) -> Callable:

@@ -226,7 +226,7 @@ libc.malloc.argtypes = [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]
 with allocator.compiling():
   pass
-allocator.set_crumbs_aside(cushion=True)
+allocator.set_crumbs_aside()
 temporaries = libc.malloc(1 << 30)
 result = libc.malloc(1 << 20)  # Behind them: they are not at the heap's end.
 libc.free(temporaries)

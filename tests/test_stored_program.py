@@ -71,6 +71,7 @@ def test_crumbs_are_set_aside_from_the_second_call_on(
   class Heap:
     release = staticmethod(lambda: events.append("release"))
     set_aside = staticmethod(lambda: events.append("set aside"))
+    leave_cushion = staticmethod(lambda: None)
 
   monkeypatch.setattr(allocator, "_heap", Heap)
   function = program("crumbs")

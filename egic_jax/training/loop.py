@@ -203,7 +203,7 @@ def run(
     compiled = _compile(
       step_fn, abstract_state, batch, noise_key, constants, mesh
     )
-    allocator.set_crumbs_aside(cushion=True)
+    allocator.set_crumbs_aside()
     report(f"compiled in {time.perf_counter() - began:.1f} s")
     sampler = None
     if samples is not None:

@@ -132,14 +132,7 @@ def test_crumbs_of_the_step_are_set_aside(train, programs, monkeypatch):
   monkeypatch.delitem(programs, key)
   monkeypatch.setattr(train, "compile_step", compile_step)
   train("run", num_steps=2)
-  assert events == [
-    "release",
-    "compiles",
-    "set aside",
-    "cushion",
-    "step",
-    "step",
-  ]
+  assert " ".join(events) == "release compiles cushion set aside step step"
 
 
 def test_the_step_is_compiled_as_such(monkeypatch):
@@ -155,7 +148,7 @@ def test_the_step_is_compiled_as_such(monkeypatch):
   )
   mesh = micro_training.run_arguments()["mesh"]
   compiled = loop._compile(step, 1.0, 2.0, 3.0, 4.0, mesh)
-  assert events == ["release", "traced"]
+  assert events == ["release", "traced", "cushion"]
   assert compiled(1.0, 2.0, 3.0, 4.0) == 10
 
 
@@ -170,11 +163,11 @@ def test_crumbs_of_panels_and_validation_are_set_aside(train, monkeypatch):
   train("plain", num_steps=2)
   events.clear()
   train("run", num_steps=2, validator=validator, validate_every=1)
-  assert events == ["release", "validates", "set aside", "validates"]
+  assert " ".join(events) == ("release validates cushion set aside validates")
   events.clear()
   samples = {"image": micro_training.uint8_batch(3)}
   train("panels", num_steps=2, samples=samples, sample_every=1)
-  assert events == ["release", "set aside"]
+  assert events == ["release", "cushion", "set aside"]
 
 
 def test_not_finite_aborts_and_keeps_the_last_good_checkpoint(train):
