@@ -7,6 +7,7 @@ the slices decoded before.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -26,46 +27,98 @@ def hidden_widths(slice_index: int, slice_channels: int, max_support: int):
   return 2 * slice_channels * seen // 3, slice_channels * seen // 3
 
 
-class SliceNetwork(nn.Module):
-  """3x3 conv, ReLU, 3x3 conv, ReLU, 3x3 conv, zero padding.
+# Of features, in a product: what is no multiple of it GPUs are slow to read.
+_ALIGNED = 16
 
-  Always float32: its outputs decide symbols and tables.
-  """
+Layer = tuple[jax.Array, jax.Array]
+
+
+class SliceNetwork(nn.Module):
+  """The parameters of three 3x3 convolutions, those of nn.Conv."""
 
   widths: Sequence[int]
 
   @nn.compact
-  def __call__(
-    self, x: jax.Array, valid: extents.Extent | None = None
-  ) -> jax.Array:
+  def __call__(self, channels: int) -> list[Layer]:
+    """Kernels (3, 3, C, features) and biases, for inputs of so many channels."""
+    layers = []
     for i, width in enumerate(self.widths):
-      last = i == len(self.widths) - 1
-      x = Conv3x3(width, name=f"conv_{i}")(extents.zero_outside(x, valid))
-      x = x if last else jax.nn.relu(x)
-    return x
+      layers.append(Conv3x3Parameters(width, name=f"conv_{i}")(channels))
+      channels = width
+    return layers
 
 
-class Conv3x3(nn.Module):
-  """`convolution.conv3x3` and a bias; parameters of nn.Conv."""
+class Conv3x3Parameters(nn.Module):
+  """Kernel (3, 3, C, features) and bias (features,), float32."""
 
   features: int
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """(B, h, w, C) > (B, h, w, features), float32."""
+  def __call__(self, channels: int) -> Layer:
     kernel = self.param(
       "kernel",
       nn.initializers.lecun_normal(),
-      (3, 3, x.shape[-1], self.features),
+      (3, 3, channels, self.features),
     )
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
-    return convolution.conv3x3(x, kernel) + bias
+    return kernel, bias
+
+
+def apply_network(
+  layers: Sequence[Layer], x: jax.Array, valid: extents.Extent | None = None
+) -> jax.Array:
+  """3x3 conv, ReLU, 3x3 conv, ReLU, 3x3 conv, zero padding.
+
+  Always float32: its outputs decide symbols and tables. (B, h, w, C) > (B, h, w,
+  features of the last layer).
+  """
+  for i, (kernel, bias) in enumerate(layers):
+    x = jax.nn.relu(x) if i else x
+    x = convolution.conv3x3(extents.zero_outside(x, valid), kernel) + bias
+  return x
+
+
+def apply_networks(
+  networks: Sequence[Sequence[Layer]],
+  inputs: Sequence[jax.Array],
+  factor_dtype: Any,
+) -> list[jax.Array]:
+  """`apply_network` of networks of equal widths, all at once, for training.
+
+  Args:
+    networks: layers of each.
+    inputs: of each, (B, h, w, C).
+    factor_dtype: type that factors of products are rounded to.
+
+  Returns:
+    (B, h, w, features of the last layer) of each, float32.
+  """
+  x = jnp.stack(inputs)
+  width = x.shape[-1]
+  for i, layers in enumerate(zip(*networks, strict=True)):
+    kernel, bias = (jnp.stack(arrays) for arrays in zip(*layers, strict=True))
+    width = kernel.shape[-1]
+    more = (0, -width % _ALIGNED)
+    missing = (0, x.shape[-1] - kernel.shape[-2])
+    kernel = jnp.pad(kernel, ((0, 0),) * 3 + (missing, more))
+    bias = jnp.pad(bias, ((0, 0), more))
+    x = jax.nn.relu(x) if i else x
+    x = convolution.conv3x3_each(x, kernel, factor_dtype)
+    x = convolution.add_bias_each(x, bias)
+  return list(x[..., :width])
 
 
 class Charm(nn.Module):
-  """Mean and scale networks of every slice."""
+  """Mean and scale networks of every slice.
+
+  Attributes:
+    config: the size.
+    factor_dtype: type that factors are rounded to in training, where both networks
+      of a slice are evaluated at once. None: neither, as for coding.
+  """
 
   config: presets.CodecConfig
+  factor_dtype: Any = None
 
   def setup(self):
     config = self.config
@@ -105,11 +158,19 @@ class Charm(nn.Module):
     size = self.config.slice_channels
     own = slice(i * size, (i + 1) * size)
     support = support[: self.config.max_support]
-    mean = self.means[i](
-      jnp.concatenate([latent_means[..., own], *support], axis=-1), valid
-    )
-    index = self.scales[i](
-      jnp.concatenate([latent_scales[..., own], *support], axis=-1), valid
-    )
+    inputs = [
+      jnp.concatenate([latents[..., own], *support], axis=-1)
+      for latents in (latent_means, latent_scales)
+    ]
+    networks = [
+      network(inputs[0].shape[-1]) for network in (self.means[i], self.scales[i])
+    ]
+    if self.factor_dtype is not None and valid is None:
+      mean, index = apply_networks(networks, inputs, self.factor_dtype)
+    else:
+      mean, index = (
+        apply_network(layers, x, valid)
+        for layers, x in zip(networks, inputs, strict=True)
+      )
     index = quantization.clip_inward(index, 0.0, gaussian.NUM_SCALES - 1.0)
     return mean, index

@@ -70,8 +70,11 @@ class Codec(nn.Module):
   Attributes:
     config: the size.
     dtype: type in which the transforms compute. The entropy model (h_s, slice
-      networks, densities) is float32 regardless: it decides symbols.
-    execution: how Swin blocks are evaluated, for speed or for memory.
+      networks, densities) is float32 regardless: it decides symbols. Only a
+      training may have `execution.entropy_dtype`: of h_s, and of what slice
+      networks multiply.
+    execution: how Swin blocks and slice networks are evaluated, for speed or for
+      memory.
   """
 
   config: presets.CodecConfig
@@ -91,11 +94,11 @@ class Codec(nn.Module):
     )
     self._hyper_synthesis = transforms.hyper_synthesis(
       config,
-      jnp.float32,
+      execution.entropy_dtype or jnp.float32,
       "hyper_synthesis",
       dataclasses.replace(execution, factor_dtype=None),
     )
-    self._charm = charm.Charm(config, name="charm")
+    self._charm = charm.Charm(config, execution.entropy_dtype, name="charm")
     shapes = factorized.param_shapes(config.hyper_width)
     self._prior = self.param(
       "prior", lambda _: {k: jnp.zeros(v) for k, v in shapes.items()}

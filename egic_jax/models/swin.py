@@ -31,9 +31,9 @@ from egic_jax.ops import (
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-  """How Swin blocks are evaluated. Parameters are the same.
+  """How Swin blocks are evaluated, and slice networks. Parameters are the same.
 
-  So are values, but for rounding where there is a `factor_dtype`.
+  So are values, but for rounding where there is a type for factors.
 
   Attributes:
     remat: the backward pass computes each block anew, from its input, which is
@@ -49,12 +49,15 @@ class Execution:
       normalisation, and GELU is part of products, where there are kernels
       (`ops.fused_attention`, `ops.fused_layer_norm`, `ops.fused_mlp`). None:
       all is left to the compiler.
+    entropy_dtype: of the entropy model in training, see `codec.Codec`; None:
+      float32, as it has to be for coding.
   """
 
   remat: bool = False
   chunked: bool = False
   factor_dtype: Any = None
   kernels: gpu_kernel.Devices | None = None
+  entropy_dtype: Any = None
 
   @classmethod
   def of_inference(
@@ -82,6 +85,9 @@ class Execution:
       chunked=remat and platform == "cpu" and devices.mesh is None,
       factor_dtype=_factor_dtype(platform, compute_dtype),
       kernels=devices if platform == "gpu" else None,
+      entropy_dtype=compute_dtype
+      if platform == "gpu" and jnp.dtype(compute_dtype).itemsize < 4
+      else None,
     )
 
 

@@ -36,13 +36,8 @@ class Downward(nn.Module):
   def __call__(
     self, x: jax.Array, valid: extents.Extent | None = None
   ) -> jax.Array:
-    x = nn.Conv(
-      self.widths[0],
-      (2, 2),
-      (2, 2),
-      padding="VALID",
-      dtype=self.dtype,
-      name="patch_embedding",
+    x = resolution.PatchEmbedding(
+      self.widths[0], self.dtype, name="patch_embedding"
     )(x)
     valid = extents.halved(valid)
     for i, (width, depth) in enumerate(

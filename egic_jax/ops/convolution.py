@@ -1,17 +1,181 @@
-"""3x3 convolutions of small maps, as GPUs are fast at them.
+"""Convolutions as products of matrices, which GPUs are faster at.
 
-The slice networks convolve some thousand elements sixty times, each time waiting
-for the last. cuDNN's convolutions are made for larger maps: they cannot be part
-of a CUDA graph, and starting them and ordering their factors takes longer than
-the work. As a product of matrices and a sum of nine shifted maps they take a
-fraction of that.
+cuDNN's cannot be part of a CUDA graph. The slice networks convolve some thousand
+elements sixty times, each time waiting for the last: to start a convolution made
+for larger maps and to order its factors takes longer than the work, and as a
+product and a sum of nine shifted maps it takes a fraction of that. What embeds
+patches is a product as it stands.
 """
+
+import functools
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 _SIDE = 3
 _MIDDLE = _SIDE // 2
+_ROWS_OF_SUM = 64
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv3x3_each(
+  x: jax.Array, kernel: jax.Array, factor_dtype: Any
+) -> jax.Array:
+  """N convolutions as `conv3x3`, of N maps by N kernels, at once.
+
+  As few, large products: a map's neighbours are put side by side, which nothing
+  is rounded for but factors.
+
+  Args:
+    x: (N, B, H, W, C).
+    kernel: (N, 3, 3, C, features).
+    factor_dtype: type that both are rounded to before they are multiplied; so is
+      what gradients are made of.
+
+  Returns:
+    (N, B, H, W, features), of x's type.
+  """
+  return _product_of_columns(_columns(x, factor_dtype), kernel, x.dtype)
+
+
+def _forward_each(x, kernel, factor_dtype):
+  columns = _columns(x, factor_dtype)
+  out = _product_of_columns(columns, kernel, x.dtype)
+  return out, (columns, kernel)
+
+
+def _backward_each(factor_dtype, residuals, gradient):
+  columns, kernel = residuals
+  mirrored = kernel[:, ::-1, ::-1].swapaxes(-1, -2)
+  of_x = _product_of_columns(
+    _columns(gradient, factor_dtype), mirrored, gradient.dtype
+  )
+  of_kernel = jax.lax.dot_general(
+    columns.reshape(len(columns), -1, columns.shape[-1]),
+    gradient.astype(factor_dtype).reshape(len(gradient), -1, kernel.shape[-1]),
+    (((1,), (1,)), ((0,), (0,))),
+    preferred_element_type=kernel.dtype,
+  )
+  return of_x, of_kernel.reshape(kernel.shape)
+
+
+conv3x3_each.defvjp(_forward_each, _backward_each)
+
+
+@jax.custom_vjp
+def add_bias_each(x: jax.Array, bias: jax.Array) -> jax.Array:
+  """(N, ..., features) + (N, features), of each of N maps."""
+  return x + jnp.expand_dims(bias, range(1, x.ndim - 1))
+
+
+def _forward_bias(x, bias):
+  return add_bias_each(x, bias), bias
+
+
+def _backward_bias(bias, gradient):
+  rows = gradient.reshape(len(gradient), -1, gradient.shape[-1])
+  # In two steps: of one, few processors would each add up thousands of rows.
+  part = math.gcd(rows.shape[1], _ROWS_OF_SUM)
+  sums = rows.reshape(len(rows), -1, part, rows.shape[-1]).sum(2)
+  sums = jax.lax.optimization_barrier(sums).sum(1)
+  return gradient, sums.astype(bias.dtype)
+
+
+add_bias_each.defvjp(_forward_bias, _backward_bias)
+
+
+def _columns(x, dtype):
+  """(..., H, W, C) > (..., H, W, 9 * C), each place's neighbours by row."""
+  *_, height, width, _ = x.shape
+  around = ((0, 0),) * (x.ndim - 3) + ((_MIDDLE, _MIDDLE),) * 2 + ((0, 0),)
+  # Else XLA makes what x consists of anew for each of the nine, element by element:
+  # four times as slow.
+  x = jax.lax.optimization_barrier(x.astype(dtype))
+  x = jnp.pad(x, around)
+  return jnp.concatenate(
+    [
+      x[..., i : i + height, j : j + width, :]
+      for i in range(_SIDE)
+      for j in range(_SIDE)
+    ],
+    axis=-1,
+  )
+
+
+def _product_of_columns(columns, kernel, dtype):
+  """(N, B, H, W, 9 * C) and (N, 3, 3, C, features) > (N, B, H, W, features)."""
+  matrix = kernel.astype(columns.dtype).reshape(
+    len(kernel), -1, kernel.shape[-1]
+  )
+  out = jax.lax.dot_general(
+    columns.reshape(len(columns), -1, columns.shape[-1]),
+    matrix,
+    (((2,), (1,)), ((0,), (0,))),
+    preferred_element_type=dtype,
+  )
+  return out.reshape(*columns.shape[:-1], -1)
+
+
+@jax.custom_vjp
+def conv_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Convolution of patches side by side: of stride 2, without padding.
+
+  Args:
+    x: (B, H, W, C); an odd last row or column is left out.
+    kernel: (2, 2, C, features), of x's type.
+
+  Returns:
+    (B, H // 2, W // 2, features).
+  """
+  return jax.lax.platform_dependent(
+    x, kernel, cuda=_patches_by_product, default=_plain_patches
+  )
+
+
+def _forward_patches(x, kernel):
+  return conv_patches(x, kernel), (x, kernel)
+
+
+def _backward_patches(residuals, gradient):
+  return jax.lax.platform_dependent(
+    *residuals,
+    gradient,
+    cuda=_gradients_of(_patches_by_product),
+    default=_gradients_of(_plain_patches),
+  )
+
+
+conv_patches.defvjp(_forward_patches, _backward_patches)
+
+
+def _plain_patches(x, kernel):
+  return jax.lax.conv_general_dilated(
+    x, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+
+
+def _patches_by_product(x, kernel):
+  batch, height, width, channels = x.shape
+  height, width = height // 2, width // 2
+  x = x[:, : 2 * height, : 2 * width]
+  x = x.reshape(batch, height, 2, width, 2, channels)
+  x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height, width, -1)
+  return x @ kernel.reshape(4 * channels, -1)
+
+
+def _gradients_of(function):
+  """(x, kernel, gradient) > gradients of both, of a function linear in each."""
+
+  def backward(x, kernel, gradient):
+    (of_x,) = jax.linear_transpose(lambda x: function(x, kernel), x)(gradient)
+    (of_kernel,) = jax.linear_transpose(lambda k: function(x, k), kernel)(
+      gradient
+    )
+    return of_x, of_kernel
+
+  return backward
 
 
 @jax.custom_vjp
@@ -34,7 +198,10 @@ def _forward(x, kernel):
 
 def _backward(residuals, gradient):
   return jax.lax.platform_dependent(
-    *residuals, gradient, cuda=_backward_by_product, default=_backward_plain
+    *residuals,
+    gradient,
+    cuda=_backward_by_product,
+    default=_gradients_of(_plain),
   )
 
 
@@ -45,12 +212,6 @@ def _plain(x, kernel):
   return jax.lax.conv_general_dilated(
     x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
   )
-
-
-def _backward_plain(x, kernel, gradient):
-  (of_x,) = jax.linear_transpose(lambda x: _plain(x, kernel), x)(gradient)
-  (of_kernel,) = jax.linear_transpose(lambda k: _plain(x, k), kernel)(gradient)
-  return of_x, of_kernel
 
 
 def _by_product(x, kernel):

@@ -9,17 +9,21 @@ the chip, and the backward pass computes them anew.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from egic_jax.ops import attention, gpu_kernel, windows
+from egic_jax.ops import attention, gpu_kernel, sum_rows, windows
 
-# Programs of the backward kernel, about: each adds up the gradients of position
-# bias and bias over its windows, and there should be some for every processor.
-_PROGRAMS = 2048
+# Programs of a kernel, about: some for every processor. Each goes through windows of
+# one head, the next of which is read while it computes, and backwards adds up the
+# gradients of position bias and bias over them.
+_PROGRAMS = 528
+_STAGES = 3
+_BITS = math.log2(math.e)
 # The least side of a matrix that the chip multiplies.
 _LEAST_SIDE = 16
 # Of a window whose numbers have 32 bits: more would not fit a program's registers.
@@ -136,23 +140,36 @@ class _Settings(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(settings, qkv, qkv_bias, position_bias, regions):
-  """(tokens, 3 C), (1, 3 C), (heads, T, T), (windows, T) or None > (tokens, C)."""
-  heads = settings.heads
+  """(tokens, 3 C), (1, 3 C), (heads, T, T), (windows, T) or None > (tokens, C).
+
+  Weights add up to 1: a bias of keys adds the same to all logits of a query, and
+  changes nothing; one of values can as well be added to the result.
+  """
+  heads, count = settings.heads, settings.count(qkv)
+  groups = gpu_kernel.divisor_from(count, min(_PROGRAMS // heads, count))
 
   def kernel(*refs):
     *inputs, out_ref = refs
-    number, head = gpu_kernel.program() // heads, gpu_kernel.program() % heads
-    window = _Window(settings, inputs, number, head)
-    query, key, value = window.read()
-    weights = window.weights(query, key).astype(value.dtype)
-    window.store(out_ref, 0, gpu_kernel.dot(weights, value))
+    group, head = gpu_kernel.program() // heads, gpu_kernel.program() % heads
+    position = inputs[2][head]
+
+    def attend_window(i, _):
+      number = group * (count // groups) + i
+      window = _Window(settings, inputs, number, head)
+      query, key, value = window.read()
+      weights, total = window.weights(query, key, lambda: position)
+      out = gpu_kernel.dot(weights.astype(value.dtype), value)
+      window.store(out_ref, 0, out * (1.0 / total) + window.bias(2))
+
+    jax.lax.fori_loop(0, count // groups, attend_window, None)
 
   out_shape = (qkv.shape[0], qkv.shape[1] // 3)
   (out,) = gpu_kernel.call(
     kernel,
-    settings.count(qkv) * heads,
+    groups * heads,
     [jax.ShapeDtypeStruct(out_shape, qkv.dtype)],
     name="window_attention",
+    stages=_STAGES,
     interpret=settings.interpret,
   )(*_present(qkv, qkv_bias, position_bias, regions))
   return out
@@ -178,7 +195,8 @@ def _backward(settings, residuals, gradient):
       number = group * (count // groups) + i
       window = _Window(settings, inputs, number, head)
       query, key, value = window.read()
-      weights = window.weights(query, key)
+      weights, total = window.weights(query, key, lambda: inputs[2][head])
+      weights *= 1.0 / total
       of_out = window.load(gradient_ref, 0)
       of_value = gpu_kernel.dot(
         weights.astype(of_out.dtype), of_out, trans_a=True
@@ -193,22 +211,27 @@ def _backward(settings, residuals, gradient):
         gpu_kernel.dot(narrow, query, trans_a=True) * scale,
         of_value,
       )
-      of_position, *of_bias = sums
+      of_position, of_query_bias, of_value_bias = sums
       for part, values in enumerate(found):
         window.store(qkv_out_ref, part, values)
-        of_bias[part] += jnp.sum(values, axis=0, keepdims=True)
-      return of_position + of_logits, *of_bias
+      # That of the bias of values is the sum of of_value, which is that of of_out.
+      return (
+        of_position + of_logits,
+        of_query_bias + jnp.sum(found[0], axis=0, keepdims=True),
+        of_value_bias
+        + jnp.sum(of_out.astype(wide), axis=0, keepdims=True),
+      )
 
-    sums = (
-      jnp.zeros(position_bias.shape[1:], wide),
-      *(jnp.zeros((1, head_width), wide) for _ in range(3)),
-    )
-    of_position, *of_bias = jax.lax.fori_loop(
-      0, count // groups, add_window, sums
+    zeros = jnp.zeros((1, head_width), wide)
+    of_position, of_query_bias, of_value_bias = jax.lax.fori_loop(
+      0,
+      count // groups,
+      add_window,
+      (jnp.zeros(position_bias.shape[1:], wide), zeros, zeros),
     )
     position_out_ref[group, head] = of_position
     own = _Window(settings, inputs, group * (count // groups), head)
-    for part, values in enumerate(of_bias):
+    for part, values in enumerate((of_query_bias, zeros, of_value_bias)):
       gpu_kernel.store(
         bias_out_ref,
         group + jnp.zeros(1, jnp.int32),
@@ -225,10 +248,18 @@ def _backward(settings, residuals, gradient):
       jax.ShapeDtypeStruct((groups, *position_bias.shape), wide),
     ],
     name="window_attention_gradient",
+    stages=_STAGES,
     interpret=settings.interpret,
   )(*_present(qkv, qkv_bias, position_bias, regions), gradient)
-  of_bias = of_bias.sum(0, keepdims=True).astype(qkv_bias.dtype)
-  return of_qkv, of_bias, of_position.sum(0), None
+  of_bias, of_position = sum_rows.sum_rows(
+    [of_bias, of_position.reshape(groups, -1)], interpret=settings.interpret
+  )
+  return (
+    of_qkv,
+    of_bias[None].astype(qkv_bias.dtype),
+    of_position.reshape(position_bias.shape),
+    None,
+  )
 
 
 _attend.defvjp(_forward, _backward)
@@ -263,27 +294,31 @@ class _Window:
     gpu_kernel.store(ref, self._tokens, self.channels(ref, part), values)
 
   def read(self) -> list[jax.Array]:
-    """Queries, keys and values, each (T, d)."""
-    qkv_ref, bias_ref = self._inputs[:2]
-    zero = jnp.zeros(1, jnp.int32)
-    found = []
-    for part in range(3):
-      values = self.load(qkv_ref, part)
-      bias = gpu_kernel.load(bias_ref, zero, self.channels(bias_ref, part))
-      found.append((values + bias).astype(values.dtype))
-    return found
+    """Queries, with their bias, keys and values, without: each (T, d)."""
+    query, key, value = (self.load(self._inputs[0], part) for part in range(3))
+    return (query + self.bias(0)).astype(query.dtype), key, value
 
-  def weights(self, query, key) -> jax.Array:
-    """(T, T) float32 or wider, rows add up to 1."""
-    _, _, position_ref, *regions_ref = self._inputs
+  def bias(self, part) -> jax.Array:
+    """Of queries (0), keys (1) or values (2): (1, d)."""
+    ref = self._inputs[1]
+    zero = jnp.zeros(1, jnp.int32)
+    return gpu_kernel.load(ref, zero, self.channels(ref, part))
+
+  def weights(self, query, key, position) -> tuple[jax.Array, jax.Array]:
+    """(T, T) float32 or wider, and what each row adds up to, (T, 1).
+
+    `position` gives the position bias, (T, T).
+    """
     logits = gpu_kernel.dot(query, key, trans_b=True)
-    logits = logits * query.shape[1] ** -0.5 + position_ref[self._head]
-    if regions_ref:
-      region = regions_ref[0][self._place]
+    logits = logits * query.shape[1] ** -0.5 + position()
+    if len(self._inputs) > 3:
+      region = self._inputs[3][self._place]
       visible = region[:, None] == region[None, :]
       logits += jnp.where(visible, 0.0, attention.MASKED_LOGIT)
-    weights = jnp.exp(logits - jnp.max(logits, axis=1, keepdims=True))
-    return weights / jnp.sum(weights, axis=1, keepdims=True)
+    # A chip has powers of two, and a product with a sum in one.
+    largest = jnp.max(logits, axis=1, keepdims=True) * _BITS
+    weights = jnp.exp2(logits * _BITS - largest)
+    return weights, jnp.sum(weights, axis=1, keepdims=True)
 
 
 def _present(*arrays):

@@ -12,13 +12,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from egic_jax.ops import gpu_kernel, layer_norm
+from egic_jax.ops import gpu_kernel, layer_norm, sum_rows
 
-# Programs of the backward kernel, about: several for each processor.
-_PROGRAMS = 1056
-# Numbers that a program holds of a map. Backwards, twice as many would take so many
-# registers (224) that a processor had but two programs at a time; so it has four.
-_ELEMENTS = 2048
+# Programs of the backward kernel, about: four for each processor. The more, the more
+# sums there are to add up in the end.
+_PROGRAMS = 528
+# Numbers that a program holds of a map, and those of 32 threads: the fastest of some
+# on an H200 (benchmarks/README.md).
+_ELEMENTS, _PER_WARP = 4096, 256
+_ELEMENTS_BACK, _PER_WARP_BACK = 1024, 512
 _MOST_CHANNELS = 2048
 
 
@@ -69,7 +71,7 @@ def layer_norm_of_sum(
 def _both(interpret, x, branch, branch_bias, scale, bias):
   """Twice (tokens, C) or None for the second, three times (C,) > twice (tokens, C)."""
   tokens, channels = x.shape
-  each, padded = _block(tokens, channels)
+  each, padded = _block(tokens, channels, _ELEMENTS)
   is_sum = branch is not None
 
   def kernel(x_ref, *refs):
@@ -96,6 +98,7 @@ def _both(interpret, x, branch, branch_bias, scale, bias):
     tokens // each,
     [like, like] if is_sum else [like],
     name="layer_norm_of_sum" if is_sum else "layer_norm",
+    warps=_warps(each * padded, _PER_WARP),
     interpret=interpret,
   )(*parts, scale[None], bias[None])
   return tuple(outs) if is_sum else (x, *outs)
@@ -127,7 +130,7 @@ def _gradients(interpret, x, scale, gradients, count):
   Sums over tokens, each (C,).
   """
   tokens, channels = x.shape
-  each, padded = _block(tokens, channels)
+  each, padded = _block(tokens, channels, _ELEMENTS_BACK)
   blocks = tokens // each
   programs = gpu_kernel.divisor_from(blocks, min(_PROGRAMS, blocks))
 
@@ -167,9 +170,10 @@ def _gradients(interpret, x, scale, gradients, count):
     programs,
     [jax.ShapeDtypeStruct(x.shape, x.dtype), *(sums_shape,) * count],
     name="layer_norm_gradient",
+    warps=_warps(each * padded, _PER_WARP_BACK),
     interpret=interpret,
   )(x, scale[None], *gradients)
-  return of_x, [one.sum(0) for one in sums]
+  return of_x, sum_rows.sum_rows(sums, interpret=interpret)
 
 
 class _Block:
@@ -221,10 +225,15 @@ def _normalise(block, x):
   return centred * inverse_deviation, inverse_deviation
 
 
-def _block(tokens: int, channels: int) -> tuple[int, int]:
+def _block(tokens: int, channels: int, most: int) -> tuple[int, int]:
   """Tokens of a block, a power of two that divides all, and its width."""
   padded = 1 << (channels - 1).bit_length()
   each = 1
-  while tokens % (2 * each) == 0 and 2 * each * padded <= _ELEMENTS:
+  while tokens % (2 * each) == 0 and 2 * each * padded <= most:
     each *= 2
   return each, padded
+
+
+def _warps(elements: int, per_warp: int) -> int:
+  """Of a program with so many numbers, both powers of two."""
+  return max(1, min(16, elements // per_warp))

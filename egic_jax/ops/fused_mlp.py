@@ -1,10 +1,11 @@
 """The MLP of a Swin block with GELU inside its products, for NVIDIA GPUs.
 
-Dense, GELU, dense, the same as `linear` and `gelu`, but for an error function good
-to 8e-8. The hidden layer is four times as wide as the map, and to read and write
-it is most of what an MLP costs. One kernel makes it and its GELU in one go;
-backwards, one makes its gradient and that of its bias, where XLA writes the
-gradient of GELU's result and reads it again. The other products are XLA's.
+Dense, GELU, dense, the same as `linear` and `gelu`, but for a GELU good
+to 8e-6. The hidden layer is four times as wide as the map, and to read and write
+it is most of what an MLP costs. One kernel makes its GELU and, for the backward pass,
+GELU's slope in one go: the layer itself is never written. Backwards, one makes its
+gradient and that of its bias, where XLA writes the gradient of GELU's result and
+reads it again. The other products are XLA's.
 """
 
 import functools
@@ -15,13 +16,13 @@ import jax.numpy as jnp
 
 from egic_jax.ops import gelu, gpu_kernel, linear
 
-# Sides of what a program makes: forwards the larger, the less often factors are
-# read. Backwards, where the hidden layer is read as well, a wider tile would need so
-# many registers (155) that a processor had but one at a time.
-_ROWS, _COLUMNS, _COLUMNS_BACK = 128, 128, 64
+# Sides of what a program makes, its warps, and rounds of the sum under way at a time:
+# the fastest of a dozen on an H200 (benchmarks/README.md).
+_ROWS, _COLUMNS, _COLUMNS_BACK = 64, 128, 64
+_WARPS, _WARPS_BACK = 8, 4
+_STAGES, _STAGES_BACK = 3, 2
 # How much of a sum is taken at a time.
 _DEPTH = 64
-_WARPS = 8
 # The least side of a matrix that the chip multiplies.
 _LEAST_SIDE = 16
 
@@ -79,19 +80,19 @@ def mlp(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _mlp(interpret, x, kernel_in, bias_in, kernel_out):
-  (active,) = _hidden(interpret, x, kernel_in, bias_in, before=False)
+  (active,) = _hidden(interpret, x, kernel_in, bias_in, slopes=False)
   return linear.product(active, kernel_out)
 
 
 def _forward(interpret, x, kernel_in, bias_in, kernel_out):
-  hidden, active = _hidden(interpret, x, kernel_in, bias_in, before=True)
+  active, slope = _hidden(interpret, x, kernel_in, bias_in, slopes=True)
   out = linear.product(active, kernel_out)
-  return out, (x, kernel_in, bias_in, kernel_out, hidden, active)
+  return out, (x, kernel_in, bias_in, kernel_out, active, slope)
 
 
 def _backward(interpret, residuals, gradient):
-  x, kernel_in, bias_in, kernel_out, hidden, active = residuals
-  of_hidden, of_bias = _of_hidden(interpret, gradient, kernel_out, hidden)
+  x, kernel_in, bias_in, kernel_out, active, slope = residuals
+  of_hidden, of_bias = _of_hidden(interpret, gradient, kernel_out, slope)
   return (
     linear.gradient_of_input(of_hidden, kernel_in),
     _gradient_of_kernel(x, of_hidden, kernel_in.dtype),
@@ -110,8 +111,8 @@ def _gradient_of_kernel(x, gradient, dtype):
   )
 
 
-def _hidden(interpret, x, kernel_in, bias_in, before):
-  """The hidden layer before GELU, if it is wanted, and behind it: (tokens, D)."""
+def _hidden(interpret, x, kernel_in, bias_in, slopes):
+  """The hidden layer behind GELU and, if wanted, GELU's slopes: (tokens, D)."""
   tile = _Tile(x.shape[0], *kernel_in.shape, _COLUMNS)
 
   def kernel(x_ref, kernel_ref, bias_ref, *out_refs):
@@ -126,8 +127,10 @@ def _hidden(interpret, x, kernel_in, bias_in, before):
     zero = jnp.zeros(1, jnp.int32)
     hidden = tile.sum(factors, x_ref.dtype)
     hidden += gpu_kernel.load(bias_ref, zero, columns).astype(hidden.dtype)
-    active = hidden * gelu.cdf_and_density(hidden)[0]
-    outs = (hidden, active) if before else (active,)
+    if slopes:
+      outs = gelu.of_kernels_with_slope(hidden)
+    else:
+      outs = (gelu.of_kernels(hidden),)
     for ref, values in zip(out_refs, outs, strict=True):
       gpu_kernel.store(ref, rows, columns, values)
 
@@ -135,20 +138,21 @@ def _hidden(interpret, x, kernel_in, bias_in, before):
   return gpu_kernel.call(
     kernel,
     tile.programs,
-    [shape] * (2 if before else 1),
+    [shape] * (2 if slopes else 1),
     name="mlp_in",
     warps=_WARPS,
+    stages=_STAGES,
     interpret=interpret,
   )(x, kernel_in.astype(x.dtype), bias_in[None])
 
 
-def _of_hidden(interpret, gradient, kernel_out, hidden):
+def _of_hidden(interpret, gradient, kernel_out, slope):
   """Gradients of the hidden layer before GELU, (tokens, D), and of its bias."""
   width, depth = kernel_out.shape
-  tile = _Tile(hidden.shape[0], depth, width, _COLUMNS_BACK)
+  tile = _Tile(slope.shape[0], depth, width, _COLUMNS_BACK)
   wide = gpu_kernel.wide(gradient.dtype)
 
-  def kernel(gradient_ref, kernel_ref, hidden_ref, out_ref, bias_out_ref):
+  def kernel(gradient_ref, kernel_ref, slope_ref, out_ref, bias_out_ref):
     rows, columns = tile.place()
 
     def factors(depth):
@@ -157,10 +161,10 @@ def _of_hidden(interpret, gradient, kernel_out, hidden):
         gpu_kernel.load(kernel_ref, columns, depth),
       )
 
+    # Asked for before the sum, so that it is there behind it.
+    slope = gpu_kernel.load(slope_ref, rows, columns)
     of_active = tile.sum(factors, gradient_ref.dtype, trans_b=True)
-    before = gpu_kernel.load(hidden_ref, rows, columns).astype(wide)
-    cdf, density = gelu.cdf_and_density(before)
-    of_hidden = of_active * (cdf + before * density)
+    of_hidden = of_active * slope.astype(wide)
     gpu_kernel.store(out_ref, rows, columns, of_hidden)
     gpu_kernel.store(
       bias_out_ref,
@@ -169,18 +173,19 @@ def _of_hidden(interpret, gradient, kernel_out, hidden):
       jnp.sum(of_hidden, axis=0, keepdims=True),
     )
 
-  sums_shape = (hidden.shape[0] // tile.rows, hidden.shape[1])
+  sums_shape = (slope.shape[0] // tile.rows, slope.shape[1])
   of_hidden, of_bias = gpu_kernel.call(
     kernel,
     tile.programs,
     [
-      jax.ShapeDtypeStruct(hidden.shape, hidden.dtype),
+      jax.ShapeDtypeStruct(slope.shape, slope.dtype),
       jax.ShapeDtypeStruct(sums_shape, wide),
     ],
     name="mlp_gradient",
-    warps=_WARPS,
+    warps=_WARPS_BACK,
+    stages=_STAGES_BACK,
     interpret=interpret,
-  )(gradient, kernel_out.astype(gradient.dtype), hidden)
+  )(gradient, kernel_out.astype(gradient.dtype), slope)
   return of_hidden, of_bias.sum(0)
 
 

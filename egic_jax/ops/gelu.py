@@ -20,30 +20,47 @@ def _normal_cdf(x):
   return 0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5))
 
 
-# Of Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
-_SLOPE = 0.3275911
-_COEFFICIENTS = (
-  0.254829592,
-  -0.284496736,
-  1.421413741,
-  -1.453152027,
-  1.061405429,
+# Phi(x) = 1 / (1 + 2**-q(x)), q(x) = x (c0 + c1 x^2 + ...): fitted to Phi and its
+# derivative alike, found by least squares with growing weights of the worst places.
+_LOGIT = (
+  2.302127124840607,
+  0.10509059248544718,
+  -0.0002865350455223162,
+  -0.00010184583371235904,
+  4.062693791861587e-06,
 )
+# Of x^2: beyond, Phi is 0 or 1, and nothing is to overflow.
+_FAR = 100.0
 
 
-def cdf_and_density(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Phi(x) within 8e-8, and phi(x), of one exponential and no branches.
+def of_kernels(x: jax.Array) -> jax.Array:
+  """GELU within 8e-6, for kernels of 16 bits.
 
-  For kernels of 16 bits, which have no error function.
+  They are short of divisions and have no error function: this takes one
+  exponential and one root of a number.
   """
-  exponential = jnp.exp(-0.5 * x * x)
-  t = 1.0 / (1.0 + (_SLOPE * math.sqrt(0.5)) * jnp.abs(x))
-  polynomial = jnp.zeros_like(x)
-  for coefficient in reversed(_COEFFICIENTS):
-    polynomial = (polynomial + coefficient) * t
-  upper = 0.5 * polynomial * exponential
-  density = exponential * (1.0 / math.sqrt(2.0 * math.pi))
-  return jnp.where(x < 0, upper, 1.0 - upper), density
+  return x * _logistic(x, jnp.minimum(x * x, _FAR))
+
+
+def of_kernels_with_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """`of_kernels`, and its derivative, within 1.3e-5 of that of GELU."""
+  square = jnp.minimum(x * x, _FAR)
+  cdf = _logistic(x, square)
+  slopes = [(2 * k + 1) * math.log(2.0) * c for k, c in enumerate(_LOGIT)]
+  active = x * cdf
+  return active, cdf + active * (1.0 - cdf) * _polynomial(slopes, square)
+
+
+def _logistic(x, square):
+  root = jax.lax.rsqrt(1.0 + jnp.exp2(-x * _polynomial(_LOGIT, square)))
+  return root * root
+
+
+def _polynomial(coefficients, x):
+  total = coefficients[-1]
+  for coefficient in reversed(coefficients[:-1]):
+    total = total * x + coefficient
+  return total
 
 
 def _forward(x):

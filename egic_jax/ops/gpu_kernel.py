@@ -149,6 +149,7 @@ def call(
   *,
   name: str,
   warps: int = 4,
+  stages: int = 2,
   replaced: Mapping[int, int] | None = None,
   interpret: bool = False,
 ) -> Callable:
@@ -160,6 +161,7 @@ def call(
     shapes: of the outputs.
     name: for profiles.
     warps: of a program, 32 threads each.
+    stages: rounds of a loop, products in it, that are under way at a time.
     replaced: input by number to the output that is written over it.
     interpret: runs anywhere, slowly: for tests.
 
@@ -176,7 +178,7 @@ def call(
     out_shape=list(shapes),
     interpret=interpret,
     input_output_aliases=dict(replaced or {}),
-    compiler_params=triton.CompilerParams(num_warps=warps, num_stages=2),
+    compiler_params=triton.CompilerParams(num_warps=warps, num_stages=stages),
     name=name,
   )
 

@@ -192,6 +192,9 @@ def test_gpus_have_kernels():
   assert swin.Execution.of_inference("gpu") == by_kernels
   assert of("gpu", _ONE, False) == by_kernels
   assert of("gpu", _TWO, False) == swin.Execution(kernels=_TWO)
+  narrow = of("gpu", _ONE, False, jnp.bfloat16)
+  assert narrow == swin.Execution(kernels=_ONE, entropy_dtype=jnp.bfloat16)
+  assert swin.Execution.of_inference("gpu", jnp.bfloat16).entropy_dtype is None
   assert of("tpu", _TWO, False) == of("tpu", _ONE, False) == swin.Execution()
 
 
@@ -235,6 +238,7 @@ def test_blocks_by_kernels_give_the_same(monkeypatch, valid, remat):
     "layer_norm_of_sum",
     "mlp_gradient",
     "mlp_in",
+    "sum_rows",
     "window_attention",
     "window_attention_gradient",
   }
