@@ -6,7 +6,9 @@
 Each case is a process of its own. Two at a time compile, then run one after the
 other, each alone on the device. More at a time take longer in all: seven had not
 compiled after three and a half minutes where one takes one. Prints a line a case
-as soon as it is there; all that was found is in JSON files, one a case.
+as soon as it is there; all that was found is in JSON files, one a case. Where a device
+is lent by the minute, have steps compiled before, on a machine without one
+(`gpu_traffic.py --to FOLDER`, then `--programs FOLDER` here).
 
 Cases: "ceilings"; "kernels:BATCH", our kernels beside XLA; "step:STAGE:BATCH"
 and, behind another colon, words joined by "+": plain (no kernels of ours),
@@ -23,6 +25,7 @@ import functools
 import json
 import os
 import pathlib
+import pickle
 import platform
 import signal
 import statistics
@@ -48,6 +51,7 @@ DEFAULT_CASES = (
 CROP = 256
 SIZE = (512, 768)
 _WORKER = "EGIC_BENCHMARK_WORKER"
+_PROGRAMS = "EGIC_BENCHMARK_PROGRAMS"
 
 
 def timed(function, repeats: int) -> list[float]:
@@ -130,12 +134,15 @@ def prepare_step(words):
   state, batch = make_state(batch_size)
   key = jax.random.key(0)
   start = time.monotonic()
-  lowered = jax.jit(step, donate_argnums=0).lower(state, batch, key)
-  traced = time.monotonic() - start
-  compiled = lowered.compile(
-    runtime.COMPILER_OPTIONS.get(jax.default_backend())
-  )
-  compiling = time.monotonic() - start - traced
+  compiled = _kept(stage_name, preset, batch_size, options)
+  traced = compiling = 0.0
+  if compiled is None:
+    lowered = jax.jit(step, donate_argnums=0).lower(state, batch, key)
+    traced = time.monotonic() - start
+    compiled = lowered.compile(
+      runtime.COMPILER_OPTIONS.get(jax.default_backend())
+    )
+    compiling = time.monotonic() - start - traced
   shapes = jax.tree.map(lambda x: jax.typeof(x), (state, batch, key))
   flops = matrix_flops.count(plain, *shapes)
   memory = compiled.memory_analysis()
@@ -164,7 +171,7 @@ def prepare_step(words):
       "crops_per_s": batch_size / seconds,
       "tracing_s": traced,
       "compiling_s": compiling,
-      "temporaries_gb": memory.temp_size_in_bytes / 1e9,
+      "temporaries_gb": memory.temp_size_in_bytes / 1e9 if memory else 0.0,
       "peak_gb": _peak_gb(),
       "last": {name: float(value) for name, value in metrics.items()},
       "finite": all(bool(np.isfinite(v).all()) for v in metrics.values()),
@@ -176,6 +183,29 @@ def prepare_step(words):
     )
 
   return run
+
+
+def _kept(stage_name, preset, batch_size, options):
+  """The program that `gpu_traffic.py --to` compiled elsewhere, or None."""
+  folder = os.environ.get(_PROGRAMS)
+  words = options - {"profile", preset}
+  if not folder or not words <= {"plain", "remat"}:
+    return None
+  import training_step
+  from jax.experimental import serialize_executable
+
+  path = training_step.kept_program(
+    pathlib.Path(folder),
+    stage_name,
+    preset,
+    batch_size,
+    **dict.fromkeys(words, True),
+  )
+  if not path.exists():
+    return None
+  return serialize_executable.deserialize_and_load(
+    *pickle.loads(path.read_bytes())
+  )
 
 
 def _training(stage_name, preset, dtype, kind, options):
@@ -466,6 +496,11 @@ def main() -> None:
     help="folder of JSON files, one a case",
   )
   parser.add_argument(
+    "--programs",
+    type=pathlib.Path,
+    help="folder of steps that `gpu_traffic.py --to` compiled elsewhere",
+  )
+  parser.add_argument(
     "--at-once", type=int, default=2, help="cases that compile at a time"
   )
   arguments = parser.parse_args()
@@ -482,6 +517,8 @@ def main() -> None:
     flush=True,
   )
   arguments.to.mkdir(parents=True, exist_ok=True)
+  if arguments.programs:
+    os.environ[_PROGRAMS] = str(arguments.programs)
   cases = arguments.cases.split(",")
   for i in range(0, len(cases), arguments.at_once):
     run_together(

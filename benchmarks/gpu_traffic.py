@@ -9,11 +9,20 @@ devices' where they share a batch, says which kernels there are and how large th
 arrays are that each reads and writes; what stays in caches is not known, nor is
 any time. How products are cut up is not tuned without a GPU, so fusions around
 products may differ there.
+
+`--to FOLDER` keeps the program, which `accelerator.py --programs FOLDER` then runs on
+such a GPU without compiling it. With `--tuned FOLDER` products are cut up as
+that GPU's own compilations found best: the folder xla_gpu_per_fusion_autotune_cache_dir
+of its JAX_COMPILATION_CACHE_DIR. (Not for stage 2 yet: cuDNN's convolutions are tuned
+by versions that are not compared right without a GPU.)
 """
 
 import argparse
 import collections
+import dataclasses
 import os
+import pathlib
+import pickle
 import re
 import sys
 import time
@@ -25,7 +34,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-# An H200, as XLA describes devices.
+# An H200, as XLA describes devices; what an H200 was tuned for is found by this.
 _DEVICE = """
 gpu_device_info {
   threads_per_block_limit: 1024
@@ -38,8 +47,8 @@ gpu_device_info {
   block_dim_limit_x: 2147483647
   block_dim_limit_y: 65535
   block_dim_limit_z: 65535
-  memory_bandwidth: 4800000000000
-  l2_cache_size: 52428800
+  memory_bandwidth: 4813824000000
+  l2_cache_size: 62914560
   clock_rate_ghz: 1.98
   device_memory_size: 150000000000
   shared_memory_per_block_optin: 232448
@@ -48,7 +57,7 @@ gpu_device_info {
   registers_per_block_limit: 65536
 }
 platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 20 patch: 0 }
+dnn_version_info { major: 9 minor: 19 patch: 0 }
 runtime_version { major: 13 minor: 0 patch: 0 }
 device_description_str: "NVIDIA H200"
 """
@@ -92,13 +101,17 @@ def compile_step(arguments):
   from egic_jax.training import state as state_lib
 
   mesh = sharding.make_mesh(devices=described_gpus(arguments.devices))
-  kernels = None if arguments.plain else gpu_kernel.Devices.of(mesh)
   made = training_step.make(
     arguments.stage,
     arguments.preset,
     dtype=jnp.bfloat16,
     kind=arguments.kind,
-    execution=swin.Execution(remat=arguments.remat, kernels=kernels),
+    execution=dataclasses.replace(
+      swin.Execution.of_training(
+        "gpu", gpu_kernel.Devices.of(mesh), arguments.remat, jnp.bfloat16
+      ),
+      **({"kernels": None} if arguments.plain else {}),
+    ),
   )
   state = jax.eval_shape(
     lambda params: state_lib.create(
@@ -176,6 +189,23 @@ def _part(name):
   return name[:110]
 
 
+def _keep(compiled, arguments):
+  import training_step
+  from jax.experimental import serialize_executable
+
+  arguments.to.mkdir(parents=True, exist_ok=True)
+  path = training_step.kept_program(
+    arguments.to,
+    arguments.stage,
+    arguments.preset,
+    arguments.batch,
+    plain=arguments.plain,
+    remat=arguments.remat,
+  )
+  path.write_bytes(pickle.dumps(serialize_executable.serialize(compiled)))
+  print(f"{path}: {path.stat().st_size / 1e6:.0f} MB")
+
+
 def _report(found, most):
   total = sum(moved for *_, moved in found)
   print(f"{len(found)} kernels and copies, {total / 1e9:.1f} GB")
@@ -200,8 +230,14 @@ def main() -> None:
   parser.add_argument("--kind", default="adam", help="of optimiser")
   parser.add_argument("--remat", action="store_true")
   parser.add_argument("--plain", action="store_true", help="no kernels of ours")
+  parser.add_argument("--to", type=pathlib.Path, help="keep the program there")
+  parser.add_argument("--tuned", type=pathlib.Path, help="see above")
   parser.add_argument("--most", type=int, default=25, help="rows of a table")
   arguments = parser.parse_args()
+  flags = ["--xla_gpu_experimental_cost_model_gemm_tiling_default=true"]
+  if arguments.tuned:
+    flags.append(f"--xla_gpu_per_fusion_autotune_cache_dir={arguments.tuned}")
+  os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
   try:
     pretend_kernels(not arguments.plain)
     start = time.monotonic()
@@ -218,6 +254,8 @@ def main() -> None:
     f" temporaries {memory.temp_size_in_bytes / 1e9:.2f} GB"
   )
   _report(kernels(compiled.as_text()), arguments.most)
+  if arguments.to:
+    _keep(compiled, arguments)
 
 
 if __name__ == "__main__":

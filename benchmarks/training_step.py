@@ -1,12 +1,28 @@
 """The training step of a stage, as benchmarks time it and look into it."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from egic_jax.models import presets, swin
 from egic_jax.models.discriminators import presets as discriminator_presets
 from egic_jax.training import networks, objectives, optimizer, stages, steps
+
+
+def kept_program(
+  folder: pathlib.Path, stage: str, preset: str, batch: int, **options: bool
+) -> pathlib.Path:
+  """Where a step that was compiled on another machine is kept.
+
+  Args:
+    folder: of all of them.
+    stage, preset: their names.
+    batch: pictures.
+    **options: what else is compiled in, as far as it is true.
+  """
+  words = [stage, preset, batch, *(k for k in sorted(options) if options[k])]
+  return folder / ("_".join(map(str, words)) + ".program")
 
 
 class TrainingStep(NamedTuple):

@@ -163,7 +163,8 @@ class Charm(nn.Module):
       for latents in (latent_means, latent_scales)
     ]
     networks = [
-      network(inputs[0].shape[-1]) for network in (self.means[i], self.scales[i])
+      network(inputs[0].shape[-1])
+      for network in (self.means[i], self.scales[i])
     ]
     if self.factor_dtype is not None and valid is None:
       mean, index = apply_networks(networks, inputs, self.factor_dtype)

@@ -218,8 +218,7 @@ def _backward(settings, residuals, gradient):
       return (
         of_position + of_logits,
         of_query_bias + jnp.sum(found[0], axis=0, keepdims=True),
-        of_value_bias
-        + jnp.sum(of_out.astype(wide), axis=0, keepdims=True),
+        of_value_bias + jnp.sum(of_out.astype(wide), axis=0, keepdims=True),
       )
 
     zeros = jnp.zeros((1, head_width), wide)
