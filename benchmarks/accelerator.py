@@ -11,8 +11,8 @@ is lent by the minute, have steps compiled before, on a machine without one
 (`gpu_traffic.py --to FOLDER`, then `--programs FOLDER` here).
 
 Cases: "ceilings"; "kernels:BATCH", our kernels beside XLA; "step:STAGE:BATCH"
-and, behind another colon, words joined by "+": plain (no kernels of ours),
-no_adam, no_attention, no_layer_norm, no_mlp (one kind less), remat, float32,
+and, behind another colon, words joined by "+": plain (no kernels of ours, the entropy model in
+float32), no_adam, no_attention, no_layer_norm, no_mlp (one kind less), remat, float32,
 muon, a preset's name, profile (which kernels take the time);
 "decode:BATCH:PRECISION" (several joined by "+"), and behind another colon a
 preset's name.
@@ -226,7 +226,9 @@ def _training(stage_name, preset, dtype, kind, options):
     platform_, gpu_kernel.ONE_DEVICE, "remat" in options, dtype
   )
   if "plain" in options:
-    execution = dataclasses.replace(execution, kernels=None)
+    execution = dataclasses.replace(
+      execution, kernels=None, entropy_dtype=None
+    )
   step, stage, nets, optimizers = training_step.make(
     stage_name,
     preset,

@@ -110,7 +110,7 @@ def compile_step(arguments):
       swin.Execution.of_training(
         "gpu", gpu_kernel.Devices.of(mesh), arguments.remat, jnp.bfloat16
       ),
-      **({"kernels": None} if arguments.plain else {}),
+      **({"kernels": None, "entropy_dtype": None} if arguments.plain else {}),
     ),
   )
   state = jax.eval_shape(
