@@ -226,9 +226,7 @@ def _training(stage_name, preset, dtype, kind, options):
     platform_, gpu_kernel.ONE_DEVICE, "remat" in options, dtype
   )
   if "plain" in options:
-    execution = dataclasses.replace(
-      execution, kernels=None, entropy_dtype=None
-    )
+    execution = dataclasses.replace(execution, kernels=None, entropy_dtype=None)
   step, stage, nets, optimizers = training_step.make(
     stage_name,
     preset,

@@ -11,20 +11,23 @@ any time. How products are cut up is not tuned without a GPU, so fusions around
 products may differ there.
 
 `--to FOLDER` keeps the program, which `accelerator.py --programs FOLDER` then runs on
-such a GPU without compiling it. With `--tuned FOLDER` products are cut up as
-that GPU's own compilations found best: the folder xla_gpu_per_fusion_autotune_cache_dir
-of its JAX_COMPILATION_CACHE_DIR. (Not for stage 2 yet: cuDNN's convolutions are tuned
-by versions that are not compared right without a GPU.)
+such a GPU without compiling it. With `--tuned FOLDER` products are cut up, and cuDNN's
+convolutions chosen, as that GPU's own compilations found best: the folder
+xla_gpu_per_fusion_autotune_cache_dir of its JAX_COMPILATION_CACHE_DIR. Not found there,
+cuDNN's may not run.
 """
 
 import argparse
+import atexit
 import collections
 import dataclasses
 import os
 import pathlib
 import pickle
 import re
+import shutil
 import sys
+import tempfile
 import time
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -189,6 +192,35 @@ def _part(name):
   return name[:110]
 
 
+def _without_version(tuned: pathlib.Path) -> str:
+  """A copy in which what is known of cuDNN is of version 0.0.0, as without a GPU.
+
+  A result is a file: a length-prefixed key, then length-prefixed what was found,
+  which ends with the version of the library: of cuDNN 9 or, left as it is, cuBLAS 13.
+  """
+  copied = tempfile.mkdtemp()
+  atexit.register(shutil.rmtree, copied, ignore_errors=True)
+  for path in tuned.glob("*/*.pb"):
+    data = path.read_bytes()
+    version = re.search(rb"\x12([\x05-\x0a])9\.\d+\.\d+$", data)
+    if version and version[1][0] == len(data) - version.start() - 2:
+      length = 2 + data[1] + 1
+      none = b"\x12\x050.0.0"
+      change = len(none) - (len(data) - version.start())
+      data = b"".join(
+        (
+          data[:length],
+          bytes([data[length] + change]),
+          data[length + 1 : version.start()],
+          none,
+        )
+      )
+    place = pathlib.Path(copied, path.parent.name)
+    place.mkdir(exist_ok=True)
+    (place / path.name).write_bytes(data)
+  return copied
+
+
 def _keep(compiled, arguments):
   import training_step
   from jax.experimental import serialize_executable
@@ -236,7 +268,8 @@ def main() -> None:
   arguments = parser.parse_args()
   flags = ["--xla_gpu_experimental_cost_model_gemm_tiling_default=true"]
   if arguments.tuned:
-    flags.append(f"--xla_gpu_per_fusion_autotune_cache_dir={arguments.tuned}")
+    tuned = _without_version(arguments.tuned)
+    flags.append(f"--xla_gpu_per_fusion_autotune_cache_dir={tuned}")
   os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
   try:
     pretend_kernels(not arguments.plain)
