@@ -17,6 +17,12 @@ from egic_jax.entropy import gaussian
 from egic_jax.models import presets
 from egic_jax.ops import convolution, extents, quantization
 
+# Kernel and bias.
+Layer = tuple[jax.Array, jax.Array]
+
+# GPUs are slow at products whose sides are no multiple of it.
+_ALIGNED = 16
+
 
 def hidden_widths(slice_index: int, slice_channels: int, max_support: int):
   """Widths of the two hidden convolutions of a slice's networks.
@@ -25,12 +31,6 @@ def hidden_widths(slice_index: int, slice_channels: int, max_support: int):
   """
   seen = max(1, min(slice_index, max_support)) + 2
   return 2 * slice_channels * seen // 3, slice_channels * seen // 3
-
-
-# Of features, in a product: what is no multiple of it GPUs are slow to read.
-_ALIGNED = 16
-
-Layer = tuple[jax.Array, jax.Array]
 
 
 class SliceNetwork(nn.Module):
@@ -94,18 +94,17 @@ def apply_networks(
     (B, h, w, features of the last layer) of each, float32.
   """
   x = jnp.stack(inputs)
-  width = x.shape[-1]
   for i, layers in enumerate(zip(*networks, strict=True)):
     kernel, bias = (jnp.stack(arrays) for arrays in zip(*layers, strict=True))
-    width = kernel.shape[-1]
-    more = (0, -width % _ALIGNED)
+    more = (0, -kernel.shape[-1] % _ALIGNED)
     missing = (0, x.shape[-1] - kernel.shape[-2])
     kernel = jnp.pad(kernel, ((0, 0),) * 3 + (missing, more))
     bias = jnp.pad(bias, ((0, 0), more))
     x = jax.nn.relu(x) if i else x
     x = convolution.conv3x3_each(x, kernel, factor_dtype)
     x = convolution.add_bias_each(x, bias)
-  return list(x[..., :width])
+  features = len(networks[0][-1][1])
+  return list(x[..., :features])
 
 
 class Charm(nn.Module):

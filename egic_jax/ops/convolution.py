@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 _SIDE = 3
 _MIDDLE = _SIDE // 2
+# Of a gradient, that are added up first.
 _ROWS_OF_SUM = 64
 
 
