@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from egic_jax.entropy import gaussian
+from egic_jax.models import layers as layers_lib
 from egic_jax.models import presets
 from egic_jax.ops import convolution, extents, quantization
 
@@ -43,25 +44,11 @@ class SliceNetwork(nn.Module):
     """Kernels (3, 3, C, features) and biases, for inputs of so many channels."""
     layers = []
     for i, width in enumerate(self.widths):
-      layers.append(Conv3x3Parameters(width, name=f"conv_{i}")(channels))
+      layers.append(
+        layers_lib.ConvParameters(3, width, name=f"conv_{i}")(channels)
+      )
       channels = width
     return layers
-
-
-class Conv3x3Parameters(nn.Module):
-  """Kernel (3, 3, C, features) and bias (features,), float32."""
-
-  features: int
-
-  @nn.compact
-  def __call__(self, channels: int) -> Layer:
-    kernel = self.param(
-      "kernel",
-      nn.initializers.lecun_normal(),
-      (3, 3, channels, self.features),
-    )
-    bias = self.param("bias", nn.initializers.zeros, (self.features,))
-    return kernel, bias
 
 
 def apply_network(

@@ -86,3 +86,21 @@ class DenseParameters(nn.Module):
     )
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
     return kernel, bias
+
+
+class ConvParameters(nn.Module):
+  """The parameters of nn.Conv with a square kernel, likewise."""
+
+  side: int
+  features: int
+
+  @nn.compact
+  def __call__(self, channels: int) -> tuple[jax.Array, jax.Array]:
+    """Kernel (side, side, channels, features) and bias (features,), float32."""
+    kernel = self.param(
+      "kernel",
+      nn.initializers.lecun_normal(),
+      (self.side, self.side, channels, self.features),
+    )
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    return kernel, bias

@@ -12,28 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from egic_jax.models import layers
-from egic_jax.ops import convolution, gpu_kernel, space_to_depth
-
-
-class PatchEmbedding(nn.Module):
-  """(B, H, W, C) > (B, H/2, W/2, features): a 2x2 convolution of stride 2.
-
-  Parameters of nn.Conv.
-  """
-
-  features: int
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    kernel = self.param(
-      "kernel",
-      nn.initializers.lecun_normal(),
-      (2, 2, x.shape[-1], self.features),
-    )
-    bias = self.param("bias", nn.initializers.zeros, (self.features,))
-    x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
-    return convolution.conv_patches(x, kernel) + bias
+from egic_jax.ops import gpu_kernel, space_to_depth
 
 
 class PatchMerging(nn.Module):

@@ -14,8 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from egic_jax.models import presets, resolution, swin
-from egic_jax.ops import extents
+from egic_jax.models import layers, presets, resolution, swin
+from egic_jax.ops import convolution, extents
 
 
 class Downward(nn.Module):
@@ -36,9 +36,11 @@ class Downward(nn.Module):
   def __call__(
     self, x: jax.Array, valid: extents.Extent | None = None
   ) -> jax.Array:
-    x = resolution.PatchEmbedding(
-      self.widths[0], self.dtype, name="patch_embedding"
-    )(x)
+    embedding = layers.ConvParameters(
+      2, self.widths[0], name="patch_embedding"
+    )(x.shape[-1])
+    x, kernel, bias = (a.astype(self.dtype) for a in (x, *embedding))
+    x = convolution.conv_patches(x, kernel) + bias
     valid = extents.halved(valid)
     for i, (width, depth) in enumerate(
       zip(self.widths, self.depths, strict=True)

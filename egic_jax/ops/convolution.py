@@ -88,21 +88,23 @@ add_bias_each.defvjp(_forward_bias, _backward_bias)
 
 
 def _columns(x, dtype):
-  """(..., H, W, C) > (..., H, W, 9 * C), each place's neighbours by row."""
-  *_, height, width, _ = x.shape
-  around = ((0, 0),) * (x.ndim - 3) + ((_MIDDLE, _MIDDLE),) * 2 + ((0, 0),)
+  """(..., H, W, C) > (..., H, W, 9 * C) of `dtype`, each place's neighbours."""
   # Else XLA makes what x consists of anew for each of the nine, element by element:
   # four times as slow.
   x = jax.lax.optimization_barrier(x.astype(dtype))
+  return jnp.concatenate(_neighbours(x), axis=-1)
+
+
+def _neighbours(x):
+  """Nine maps (..., H, W, C): what lies around each place, itself fifth, by row."""
+  *_, height, width, _ = x.shape
+  around = ((0, 0),) * (x.ndim - 3) + ((_MIDDLE, _MIDDLE),) * 2 + ((0, 0),)
   x = jnp.pad(x, around)
-  return jnp.concatenate(
-    [
-      x[..., i : i + height, j : j + width, :]
-      for i in range(_SIDE)
-      for j in range(_SIDE)
-    ],
-    axis=-1,
-  )
+  return [
+    x[..., i : i + height, j : j + width, :]
+    for i in range(_SIDE)
+    for j in range(_SIDE)
+  ]
 
 
 def _product_of_columns(columns, kernel, dtype):
@@ -135,22 +137,6 @@ def conv_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
   )
 
 
-def _forward_patches(x, kernel):
-  return conv_patches(x, kernel), (x, kernel)
-
-
-def _backward_patches(residuals, gradient):
-  return jax.lax.platform_dependent(
-    *residuals,
-    gradient,
-    cuda=_gradients_of(_patches_by_product),
-    default=_gradients_of(_plain_patches),
-  )
-
-
-conv_patches.defvjp(_forward_patches, _backward_patches)
-
-
 def _plain_patches(x, kernel):
   return jax.lax.conv_general_dilated(
     x, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -164,6 +150,23 @@ def _patches_by_product(x, kernel):
   x = x.reshape(batch, height, 2, width, 2, channels)
   x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height, width, -1)
   return x @ kernel.reshape(4 * channels, -1)
+
+
+def _define_gradients(convolve, plain, backward_by_product):
+  """Of a convolution (x, kernel) that is done by a product on some platforms."""
+
+  def forward(x, kernel):
+    return convolve(x, kernel), (x, kernel)
+
+  def backward(residuals, gradient):
+    return jax.lax.platform_dependent(
+      *residuals,
+      gradient,
+      cuda=backward_by_product,
+      default=_gradients_of(plain),
+    )
+
+  convolve.defvjp(forward, backward)
 
 
 def _gradients_of(function):
@@ -193,22 +196,6 @@ def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return jax.lax.platform_dependent(x, kernel, cuda=_by_product, default=_plain)
 
 
-def _forward(x, kernel):
-  return conv3x3(x, kernel), (x, kernel)
-
-
-def _backward(residuals, gradient):
-  return jax.lax.platform_dependent(
-    *residuals,
-    gradient,
-    cuda=_backward_by_product,
-    default=_gradients_of(_plain),
-  )
-
-
-conv3x3.defvjp(_forward, _backward)
-
-
 def _plain(x, kernel):
   return jax.lax.conv_general_dilated(
     x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -228,14 +215,7 @@ def _by_product(x, kernel):
 
 def _backward_by_product(x, kernel, gradient):
   *_, channels, features = kernel.shape
-  around = jnp.concatenate(
-    [
-      _shifted(gradient, _MIDDLE - i, _MIDDLE - j)
-      for i in range(_SIDE)
-      for j in range(_SIDE)
-    ],
-    axis=-1,
-  )
+  around = jnp.concatenate(_neighbours(gradient)[::-1], axis=-1)
   of_x = around @ _matrix(kernel).T
   of_matrix = x.reshape(-1, channels).T @ around.reshape(-1, around.shape[-1])
   of_kernel = of_matrix.reshape(channels, _SIDE, _SIDE, features)
@@ -254,3 +234,9 @@ def _shifted(x, rows, columns):
   x = jnp.pad(x, ((0, 0), *around, (0, 0)))
   top, left = max(rows, 0), max(columns, 0)
   return x[:, top : top + height, left : left + width]
+
+
+_define_gradients(
+  conv_patches, _plain_patches, _gradients_of(_patches_by_product)
+)
+_define_gradients(conv3x3, _plain, _backward_by_product)

@@ -306,7 +306,8 @@ class _Window:
   def weights(self, query, key, position) -> tuple[jax.Array, jax.Array]:
     """(T, T) float32 or wider, and what each row adds up to, (T, 1).
 
-    `position` gives the position bias, (T, T).
+    `position` gives the position bias, (T, T); called where it is needed, so that
+    what is read anew for each window takes no registers before.
     """
     logits = gpu_kernel.dot(query, key, trans_b=True)
     logits = logits * query.shape[1] ** -0.5 + position()

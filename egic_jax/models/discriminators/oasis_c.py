@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from egic_jax.models import initialization
+from egic_jax.models import initialization, layers
 from egic_jax.models.discriminators import normalized_conv, presets
 from egic_jax.ops import linear
 
@@ -145,31 +145,22 @@ class OasisC(nn.Module):
         x = jnp.concatenate([skips.pop(), x], axis=-1)
       x = ResidualBlock(width, "up", first=False, name=f"up_{i}", **settings)(x)
 
-    logits = LabelLogits(config.num_labels, self.dtype, name="logits")(x)
+    logits = _label_logits(
+      x.astype(self.dtype),
+      *layers.ConvParameters(1, config.num_labels, name="logits")(x.shape[-1]),
+    )
     if config.conditioning == "projection" and embedding is not None:
       logits = logits + _inner_product(x, embedding)
     return logits
 
 
-class LabelLogits(nn.Module):
-  """(B, H, W, C) > (B, H, W, labels) float32; parameters of a 1x1 nn.Conv."""
-
-  labels: int
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    kernel = self.param(
-      "kernel",
-      nn.initializers.lecun_normal(),
-      (1, 1, x.shape[-1], self.labels),
-    )
-    bias = self.param("bias", nn.initializers.zeros, (self.labels,))
-    # Of an odd number of columns GPUs read one at a time; more of them cost less.
-    kernel, bias = (a.astype(self.dtype) for a in (kernel[0, 0], bias))
-    kernel = jnp.pad(kernel, ((0, 0), (0, -self.labels % _ALIGNED)))
-    logits = linear.product(x.astype(self.dtype), kernel)[..., : self.labels]
-    return (logits + bias).astype(jnp.float32)
+def _label_logits(x, kernel, bias):
+  """(B, H, W, C), (1, 1, C, labels), (labels,) > (B, H, W, labels) float32."""
+  # GPUs read an odd number of columns one at a time: with zeros, it costs less.
+  labels = len(bias)
+  kernel = jnp.pad(kernel[0, 0], ((0, 0), (0, -labels % _ALIGNED)))
+  logits = linear.product(x, kernel)[..., :labels] + bias.astype(x.dtype)
+  return logits.astype(jnp.float32)
 
 
 def _inner_product(features: jax.Array, embedding: jax.Array) -> jax.Array:
