@@ -100,3 +100,30 @@ def test_biases_of_several_have_the_sums_of_gradients(shape, float64):
   np.testing.assert_array_equal(of_x, gradient)
   expected = gradient.sum(tuple(range(1, len(shape) - 1)))
   np.testing.assert_allclose(of_bias, expected, rtol=0, atol=1e-12)
+
+
+def test_of_several_only_factors_are_rounded():
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.standard_normal((2, 2, 5, 7, 16)), jnp.float32)
+  kernel = jnp.asarray(rng.standard_normal((2, 3, 3, 16, 6)), jnp.float32)
+  gradient = jnp.asarray(rng.standard_normal((2, 2, 5, 7, 6)), jnp.float32)
+
+  def rounded(x):
+    return x.astype(jnp.bfloat16).astype(jnp.float32)
+
+  expected, pull = jax.vjp(
+    jax.vmap(convolution._plain), rounded(x), rounded(kernel)
+  )
+  found, own_pull = jax.vjp(
+    lambda x, kernel: convolution.conv3x3_each(x, kernel, jnp.bfloat16),
+    x,
+    kernel,
+  )
+  pairs = zip(
+    (found, *own_pull(gradient)),
+    (expected, *pull(rounded(gradient))),
+    strict=True,
+  )
+  for ours, plain in pairs:
+    assert ours.dtype == jnp.float32
+    np.testing.assert_allclose(ours, plain, rtol=0, atol=1e-4)
