@@ -144,14 +144,16 @@ def case(kernel: str, batch_size: int, side: int, channels: int):
   ]
   if kernel == "attention":
     return (
-      lambda *args: fused_attention._attend(settings, *args, regions),
+      lambda *args: fused_attention._outputs(
+        settings, *args, regions, with_norms=True
+      ),
       shapes,
     )
   return (
-    lambda *args: fused_attention._backward(
-      settings, (*args[:-1], jnp.asarray(regions)), args[-1]
+    lambda qkv, bias, position, norms, gradient: fused_attention._backward(
+      settings, (qkv, bias, position, jnp.asarray(regions), norms), gradient
     ),
-    [*shapes, x],
+    [*shapes, ((tokens * heads, 1), wide), x],
   )
 
 

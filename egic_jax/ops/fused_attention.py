@@ -145,84 +145,100 @@ def _attend(settings, qkv, qkv_bias, position_bias, regions):
   Weights add up to 1: a bias of keys adds the same to all logits of a query, and
   changes nothing; one of values can as well be added to the result.
   """
+  (out,) = _outputs(
+    settings, qkv, qkv_bias, position_bias, regions, with_norms=False
+  )
+  return out
+
+
+def _outputs(settings, qkv, qkv_bias, position_bias, regions, *, with_norms):
+  """What `_attend` returns and, if wanted, logarithms of what weights were divided by.
+
+  These are of (windows of the map, heads, T), in bits.
+  """
   heads, count = settings.heads, settings.count(qkv)
   groups = gpu_kernel.divisor_from(count, min(_PROGRAMS // heads, count))
+  wide = gpu_kernel.wide(qkv.dtype)
+  inputs = _operands(qkv, qkv_bias, position_bias, regions)
 
   def kernel(*refs):
-    *inputs, out_ref = refs
+    ins, (out_ref, *norms_refs) = refs[: len(inputs)], refs[len(inputs) :]
     group, head = gpu_kernel.program() // heads, gpu_kernel.program() % heads
-    position = inputs[2][head]
+    position = ins[2][head]
 
     def attend_window(i, _):
       number = group * (count // groups) + i
-      window = _Window(settings, inputs, number, head)
+      window = _Window(settings, ins, number, head)
       query, key, value = window.read()
-      weights, total = window.weights(query, key, lambda: position)
+      logits = window.logits(query, key, position)
+      # A chip has powers of two, and a product with a sum in one.
+      largest = jnp.max(logits, axis=1, keepdims=True) * _BITS
+      weights = _powers(logits, largest)
+      total = jnp.sum(weights, axis=1, keepdims=True)
       out = gpu_kernel.dot(weights.astype(value.dtype), value)
-      window.store(out_ref, 0, out * (1.0 / total) + window.bias(2))
+      share, bias = gpu_kernel.reciprocal(total), window.bias(2)
+      window.store(out_ref, 0, gpu_kernel.multiply_add(out, share, bias))
+      for ref in norms_refs:
+        window.store_norms(ref, largest + jnp.log2(total))
 
     jax.lax.fori_loop(0, count // groups, attend_window, None)
 
   out_shape = (qkv.shape[0], qkv.shape[1] // 3)
-  (out,) = gpu_kernel.call(
+  norms_shape = (count * heads * settings.window**2, 1)
+  return gpu_kernel.call(
     kernel,
     groups * heads,
-    [jax.ShapeDtypeStruct(out_shape, qkv.dtype)],
+    [
+      jax.ShapeDtypeStruct(out_shape, qkv.dtype),
+      *[jax.ShapeDtypeStruct(norms_shape, wide)] * with_norms,
+    ],
     name="window_attention",
     stages=_STAGES,
     interpret=settings.interpret,
-  )(*_present(qkv, qkv_bias, position_bias, regions))
-  return out
+  )(*inputs)
 
 
-def _forward(settings, qkv, qkv_bias, position_bias, regions):
-  out = _attend(settings, qkv, qkv_bias, position_bias, regions)
-  return out, (qkv, qkv_bias, position_bias, regions)
+def _forward(settings, *arrays):
+  out, norms = _outputs(settings, *arrays, with_norms=True)
+  return out, (*arrays, norms)
 
 
 def _backward(settings, residuals, gradient):
-  qkv, qkv_bias, position_bias, regions = residuals
+  qkv, qkv_bias, position_bias, regions, norms = residuals
   heads, head_width = settings.heads, gradient.shape[1] // settings.heads
   count = settings.count(qkv)
   groups = gpu_kernel.divisor_from(count, min(_PROGRAMS // heads, count))
   wide = gpu_kernel.wide(qkv.dtype)
 
   def kernel(*refs):
-    *inputs, gradient_ref, qkv_out_ref, bias_out_ref, position_out_ref = refs
+    *inputs, norms_ref, gradient_ref = refs[:-3]
+    qkv_out_ref, bias_out_ref, position_out_ref = refs[-3:]
     group, head = gpu_kernel.program() // heads, gpu_kernel.program() % heads
+
+    position = inputs[2][head]
 
     def add_window(i, sums):
       number = group * (count // groups) + i
       window = _Window(settings, inputs, number, head)
       query, key, value = window.read()
-      weights, total = window.weights(query, key, lambda: inputs[2][head])
-      weights *= 1.0 / total
+      norms = window.load_norms(norms_ref)
+      weights = _powers(window.logits(query, key, position), norms)
       of_out = window.load(gradient_ref, 0)
-      of_value = gpu_kernel.dot(
-        weights.astype(of_out.dtype), of_out, trans_a=True
-      )
-      of_weights = gpu_kernel.dot(of_out, value, trans_b=True)
-      mean = jnp.sum(of_weights * weights, axis=1, keepdims=True)
-      of_logits = weights * (of_weights - mean)
-      narrow = of_logits.astype(query.dtype)
-      scale = head_width**-0.5
-      found = (
-        gpu_kernel.dot(narrow, key) * scale,
-        gpu_kernel.dot(narrow, query, trans_a=True) * scale,
-        of_value,
-      )
-      of_position, of_query_bias, of_value_bias = sums
-      for part, values in enumerate(found):
+      narrow = gpu_kernel.settled(weights.astype(of_out.dtype))
+      of_value = gpu_kernel.dot(narrow, of_out, trans_a=True)
+      weighted = gpu_kernel.dot(of_out, value, trans_b=True) * weights
+      mean = jnp.sum(weighted, axis=1, keepdims=True)
+      of_logits = gpu_kernel.multiply_add(weights, -mean, weighted)
+      narrow = gpu_kernel.settled(of_logits.astype(query.dtype))
+      of_query = gpu_kernel.dot(narrow, key) * head_width**-0.5
+      of_key = gpu_kernel.dot(narrow, query, trans_a=True)
+      for part, values in enumerate((of_query, of_key, of_value)):
         window.store(qkv_out_ref, part, values)
-      # That of the bias of values is the sum of of_value, which is that of of_out.
-      return (
-        of_position + of_logits,
-        of_query_bias + jnp.sum(found[0], axis=0, keepdims=True),
-        of_value_bias + jnp.sum(of_out.astype(wide), axis=0, keepdims=True),
-      )
+      found = (of_logits, of_query, of_value)
+      return tuple(a + b for a, b in zip(sums, found, strict=True))
 
-    zeros = jnp.zeros((1, head_width), wide)
-    of_position, of_query_bias, of_value_bias = jax.lax.fori_loop(
+    zeros = jnp.zeros((settings.window**2, head_width), wide)
+    of_position, of_query, of_value = jax.lax.fori_loop(
       0,
       count // groups,
       add_window,
@@ -230,12 +246,12 @@ def _backward(settings, residuals, gradient):
     )
     position_out_ref[group, head] = of_position
     own = _Window(settings, inputs, group * (count // groups), head)
-    for part, values in enumerate((of_query_bias, zeros, of_value_bias)):
+    for part, values in enumerate((of_query, zeros, of_value)):
       gpu_kernel.store(
         bias_out_ref,
         group + jnp.zeros(1, jnp.int32),
         own.channels(bias_out_ref, part),
-        values,
+        jnp.sum(values, axis=0, keepdims=True),
       )
 
   of_qkv, of_bias, of_position = gpu_kernel.call(
@@ -249,7 +265,7 @@ def _backward(settings, residuals, gradient):
     name="window_attention_gradient",
     stages=_STAGES,
     interpret=settings.interpret,
-  )(*_present(qkv, qkv_bias, position_bias, regions), gradient)
+  )(*_operands(qkv, qkv_bias, position_bias, regions), norms, gradient)
   of_bias, of_position = sum_rows.sum_rows(
     [of_bias, of_position.reshape(groups, -1)], interpret=settings.interpret
   )
@@ -270,6 +286,7 @@ class _Window:
   def __init__(self, settings, inputs, number, head):
     rows, columns, side, shift, heads, _ = settings
     self._inputs, self._heads, self._head = inputs, heads, head
+    self._number = number
     across = columns // side
     each = rows // side * across
     image, self._place = number // each, number % each
@@ -293,9 +310,13 @@ class _Window:
     gpu_kernel.store(ref, self._tokens, self.channels(ref, part), values)
 
   def read(self) -> list[jax.Array]:
-    """Queries, with their bias, keys and values, without: each (T, d)."""
+    """Queries, with their bias and divided by sqrt(d), keys, values: each (T, d)."""
     query, key, value = (self.load(self._inputs[0], part) for part in range(3))
-    return (query + self.bias(0)).astype(query.dtype), key, value
+    bias, scale = self.bias(0), query.shape[1] ** -0.5
+    scaled = gpu_kernel.multiply_add(
+      query.astype(gpu_kernel.wide(query.dtype)), scale, bias * scale
+    )
+    return scaled.astype(query.dtype), key, value
 
   def bias(self, part) -> jax.Array:
     """Of queries (0), keys (1) or values (2): (1, d)."""
@@ -303,23 +324,43 @@ class _Window:
     zero = jnp.zeros(1, jnp.int32)
     return gpu_kernel.load(ref, zero, self.channels(ref, part))
 
-  def weights(self, query, key, position) -> tuple[jax.Array, jax.Array]:
-    """(T, T) float32 or wider, and what each row adds up to, (T, 1).
-
-    `position` gives the position bias, (T, T); called where it is needed, so that
-    what is read anew for each window takes no registers before.
-    """
-    logits = gpu_kernel.dot(query, key, trans_b=True)
-    logits = logits * query.shape[1] ** -0.5 + position()
+  def logits(self, query, key, position) -> jax.Array:
+    """(T, T), float32 or wider; so is `position`, their bias."""
+    logits = gpu_kernel.dot(query, key, trans_b=True) + position
     if len(self._inputs) > 3:
-      region = self._inputs[3][self._place]
-      visible = region[:, None] == region[None, :]
-      logits += jnp.where(visible, 0.0, attention.MASKED_LOGIT)
-    # A chip has powers of two, and a product with a sum in one.
-    largest = jnp.max(logits, axis=1, keepdims=True) * _BITS
-    weights = jnp.exp2(logits * _BITS - largest)
-    return weights, jnp.sum(weights, axis=1, keepdims=True)
+
+      def masked(logits):
+        region = self._inputs[3][self._place]
+        visible = region[:, None] == region[None, :]
+        return logits + jnp.where(visible, 0.0, attention.MASKED_LOGIT)
+
+      # Most windows are of one region.
+      several = self._inputs[4][self._place]
+      logits = jax.lax.cond(several > 0, masked, lambda x: x, logits)
+    return logits
+
+  def load_norms(self, ref) -> jax.Array:
+    """Of the window's tokens: (T, 1)."""
+    return gpu_kernel.load(ref, self._norms(), jnp.zeros(1, jnp.int32))
+
+  def store_norms(self, ref, values):
+    """Likewise."""
+    gpu_kernel.store(ref, self._norms(), jnp.zeros(1, jnp.int32), values)
+
+  def _norms(self):
+    tokens = len(self._tokens)
+    first = (self._number * self._heads + self._head) * tokens
+    return first + jnp.arange(tokens)
 
 
-def _present(*arrays):
-  return [array for array in arrays if array is not None]
+def _powers(logits, norms):
+  """exp(logits) / 2**norms."""
+  return gpu_kernel.exp2(gpu_kernel.multiply_add(logits, _BITS, -norms))
+
+
+def _operands(qkv, qkv_bias, position_bias, regions):
+  """What `_Window` wants: also, of each window, whether it has several regions."""
+  if regions is None:
+    return [qkv, qkv_bias, position_bias]
+  several = jnp.any(regions != regions[:, :1], axis=1).astype(jnp.int32)
+  return [qkv, qkv_bias, position_bias, regions, several]

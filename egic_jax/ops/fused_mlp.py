@@ -14,15 +14,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from egic_jax.ops import gelu, gpu_kernel, linear
+from egic_jax.ops import gelu, gpu_kernel, linear, sum_rows
 
-# Sides of what a program makes, its warps, and rounds of the sum under way at a time:
-# the fastest of a dozen on an H200 (benchmarks/README.md).
-_ROWS, _COLUMNS, _COLUMNS_BACK = 64, 128, 64
-_WARPS, _WARPS_BACK = 8, 4
-_STAGES, _STAGES_BACK = 3, 2
-# How much of a sum is taken at a time.
-_DEPTH = 64
+# Sides of what a program makes at a time, its warps, and tiles that are under way.
+_ROWS, _COLUMNS, _COLUMNS_BACK = 64, 128, 128
+_WARPS, _WARPS_BACK = 8, 8
+_STAGES, _STAGES_BACK = 2, 2
+# Programs, at most: two for each processor.
+_PROGRAMS, _PROGRAMS_BACK = 264, 264
 # The least side of a matrix that the chip multiplies.
 _LEAST_SIDE = 16
 
@@ -39,7 +38,7 @@ def usable(*, tokens: int, channels: int, hidden: int, dtype: Any) -> bool:
   sides = (
     gpu_kernel.power_of_two_in(tokens, _ROWS),
     gpu_kernel.power_of_two_in(hidden, _COLUMNS),
-    gpu_kernel.power_of_two_in(channels, _DEPTH),
+    channels & -channels,
   )
   return min(sides) >= _LEAST_SIDE and gpu_kernel.serves("mlp", dtype)
 
@@ -113,31 +112,34 @@ def _gradient_of_kernel(x, gradient, dtype):
 
 def _hidden(interpret, x, kernel_in, bias_in, slopes):
   """The hidden layer behind GELU and, if wanted, GELU's slopes: (tokens, D)."""
-  tile = _Tile(x.shape[0], *kernel_in.shape, _COLUMNS)
+  tiles = _Tiles(x.shape[0], *kernel_in.shape, _COLUMNS, _PROGRAMS)
 
   def kernel(x_ref, kernel_ref, bias_ref, *out_refs):
-    rows, columns = tile.place()
+    group, columns = tiles.of_program()
+    depths = tiles.depths()
+    factors = [gpu_kernel.load(kernel_ref, depth, columns) for depth in depths]
+    bias = gpu_kernel.load(bias_ref, jnp.zeros(1, jnp.int32), columns)
 
-    def factors(depth):
-      return (
-        gpu_kernel.load(x_ref, rows, depth),
-        gpu_kernel.load(kernel_ref, depth, columns),
+    def make_tile(i, _):
+      rows = tiles.rows(group, i)
+      hidden = _total(
+        gpu_kernel.dot(gpu_kernel.load(x_ref, rows, depth), factor)
+        for depth, factor in zip(depths, factors, strict=True)
       )
+      hidden += bias.astype(hidden.dtype)
+      if slopes:
+        outs = gelu.of_kernels_with_slope(hidden)
+      else:
+        outs = (gelu.of_kernels(hidden),)
+      for ref, values in zip(out_refs, outs, strict=True):
+        gpu_kernel.store(ref, rows, columns, values)
 
-    zero = jnp.zeros(1, jnp.int32)
-    hidden = tile.sum(factors, x_ref.dtype)
-    hidden += gpu_kernel.load(bias_ref, zero, columns).astype(hidden.dtype)
-    if slopes:
-      outs = gelu.of_kernels_with_slope(hidden)
-    else:
-      outs = (gelu.of_kernels(hidden),)
-    for ref, values in zip(out_refs, outs, strict=True):
-      gpu_kernel.store(ref, rows, columns, values)
+    jax.lax.fori_loop(0, tiles.rounds(group), make_tile, None)
 
   shape = jax.ShapeDtypeStruct((x.shape[0], kernel_in.shape[1]), x.dtype)
   return gpu_kernel.call(
     kernel,
-    tile.programs,
+    tiles.programs,
     [shape] * (2 if slopes else 1),
     name="mlp_in",
     warps=_WARPS,
@@ -149,74 +151,110 @@ def _hidden(interpret, x, kernel_in, bias_in, slopes):
 def _of_hidden(interpret, gradient, kernel_out, slope):
   """Gradients of the hidden layer before GELU, (tokens, D), and of its bias."""
   width, depth = kernel_out.shape
-  tile = _Tile(slope.shape[0], depth, width, _COLUMNS_BACK)
+  tiles = _Tiles(slope.shape[0], depth, width, _COLUMNS_BACK, _PROGRAMS_BACK)
   wide = gpu_kernel.wide(gradient.dtype)
 
   def kernel(gradient_ref, kernel_ref, slope_ref, out_ref, bias_out_ref):
-    rows, columns = tile.place()
+    group, columns = tiles.of_program()
+    depths = tiles.depths()
+    factors = [gpu_kernel.load(kernel_ref, columns, depth) for depth in depths]
 
-    def factors(depth):
-      return (
-        gpu_kernel.load(gradient_ref, rows, depth),
-        gpu_kernel.load(kernel_ref, columns, depth),
+    def make_tile(i, of_bias):
+      rows = tiles.rows(group, i)
+      # Asked for before the sum, so that it is there behind it.
+      slope = gpu_kernel.load(slope_ref, rows, columns)
+      of_active = _total(
+        gpu_kernel.dot(
+          gpu_kernel.load(gradient_ref, rows, depth), factor, trans_b=True
+        )
+        for depth, factor in zip(depths, factors, strict=True)
       )
+      of_hidden = of_active * slope.astype(wide)
+      gpu_kernel.store(out_ref, rows, columns, of_hidden)
+      return of_bias + of_hidden
 
-    # Asked for before the sum, so that it is there behind it.
-    slope = gpu_kernel.load(slope_ref, rows, columns)
-    of_active = tile.sum(factors, gradient_ref.dtype, trans_b=True)
-    of_hidden = of_active * slope.astype(wide)
-    gpu_kernel.store(out_ref, rows, columns, of_hidden)
+    zeros = jnp.zeros((tiles.height, tiles.width), wide)
+    of_bias = jax.lax.fori_loop(0, tiles.rounds(group), make_tile, zeros)
     gpu_kernel.store(
       bias_out_ref,
-      gpu_kernel.program() // tile.across + jnp.zeros(1, jnp.int32),
+      group + jnp.zeros(1, jnp.int32),
       columns,
-      jnp.sum(of_hidden, axis=0, keepdims=True),
+      jnp.sum(of_bias, axis=0, keepdims=True),
     )
 
-  sums_shape = (slope.shape[0] // tile.rows, slope.shape[1])
   of_hidden, of_bias = gpu_kernel.call(
     kernel,
-    tile.programs,
+    tiles.programs,
     [
       jax.ShapeDtypeStruct(slope.shape, slope.dtype),
-      jax.ShapeDtypeStruct(sums_shape, wide),
+      jax.ShapeDtypeStruct((tiles.groups, slope.shape[1]), wide),
     ],
     name="mlp_gradient",
     warps=_WARPS_BACK,
     stages=_STAGES_BACK,
     interpret=interpret,
   )(gradient, kernel_out.astype(gradient.dtype), slope)
-  return of_hidden, of_bias.sum(0)
+  (of_bias,) = sum_rows.sum_rows([of_bias], interpret=interpret)
+  return of_hidden, of_bias
 
 
-class _Tile:
-  """What a program makes of a product of (tokens, depth) and (depth, width)."""
+def _total(products):
+  """Their sum.
 
-  def __init__(self, tokens: int, depth: int, width: int, columns: int):
-    self.rows = gpu_kernel.power_of_two_in(tokens, _ROWS)
-    self._columns = gpu_kernel.power_of_two_in(width, columns)
-    self._step = gpu_kernel.power_of_two_in(depth, _DEPTH)
-    self._depth, self.across = depth, width // self._columns
-    # Those that share their rows come one after the other.
-    self.programs = tokens // self.rows * self.across
+  Added up as plain sums, the compiler has each product begin with the one before,
+  for which it hands them over through memory.
+  """
+  return functools.reduce(
+    lambda total, product: gpu_kernel.multiply_add(product, 1.0, total),
+    products,
+  )
 
-  def place(self):
-    """Rows and columns of this program's tile."""
-    row, column = (
-      gpu_kernel.program() // self.across,
-      gpu_kernel.program() % self.across,
-    )
-    return (
-      row * self.rows + jnp.arange(self.rows),
-      column * self._columns + jnp.arange(self._columns),
-    )
 
-  def sum(self, factors, dtype, **transposed):
-    """The tile: the sum over the depth of products of two `factors` of it."""
+class _Tiles:
+  """What programs make of a product of (tokens, depth) and (depth, width).
 
-    def add(i, total):
-      depth = i * self._step + jnp.arange(self._step)
-      return total + gpu_kernel.dot(*factors(depth), **transposed)
+  A program keeps some columns of the second factor and goes through tokens, whose
+  next ones are read while it computes.
 
-    zeros = jnp.zeros((self.rows, self._columns), gpu_kernel.wide(dtype))
-    return jax.lax.fori_loop(0, self._depth // self._step, add, zeros)
+  Attributes:
+    height: of a tile.
+    width: of a tile.
+    groups: of programs that share their tokens, one for each tile across.
+    programs: of all groups.
+  """
+
+  def __init__(
+    self, tokens: int, depth: int, width: int, columns: int, programs: int
+  ):
+    self.height = gpu_kernel.power_of_two_in(tokens, _ROWS)
+    self.width = gpu_kernel.power_of_two_in(width, columns)
+    self._across, self._down = width // self.width, tokens // self.height
+    self.groups = max(1, min(programs // self._across, self._down))
+    self.programs = self.groups * self._across
+    self._depth = depth
+
+  def of_program(self) -> tuple[jax.Array, jax.Array]:
+    """This program's group and columns; to be called outside of loops."""
+    program = gpu_kernel.program()
+    group, column = program // self._across, program % self._across
+    return group, column * self.width + jnp.arange(self.width)
+
+  def depths(self) -> list[jax.Array]:
+    """Places that are summed over, in parts that are powers of two."""
+    first, found = 0, []
+    while first < self._depth:
+      count = 1 << ((self._depth - first).bit_length() - 1)
+      found.append(first + jnp.arange(count))
+      first += count
+    return found
+
+  def rows(self, group: jax.Array, i: jax.Array) -> jax.Array:
+    """Of a group's i-th tile."""
+    row = group + i * self.groups
+    return row * self.height + jnp.arange(self.height)
+
+  def rounds(self, group: jax.Array) -> jax.Array | int:
+    """Tiles of a group."""
+    if self._down % self.groups == 0:
+      return self._down // self.groups
+    return (self._down - 1 - group) // self.groups + 1

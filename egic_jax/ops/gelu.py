@@ -5,6 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from egic_jax.ops import gpu_kernel
+
 
 @jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
@@ -36,8 +38,8 @@ _FAR = 100.0
 def of_kernels(x: jax.Array) -> jax.Array:
   """GELU within 8e-6, for kernels of 16 bits.
 
-  They are short of divisions and have no error function: this takes one
-  exponential and one root of a number.
+  They have no error function: this takes one exponential and one reciprocal of a
+  number.
   """
   return x * _logistic(x, jnp.minimum(x * x, _FAR))
 
@@ -48,18 +50,19 @@ def of_kernels_with_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
   cdf = _logistic(x, square)
   slopes = [(2 * k + 1) * math.log(2.0) * c for k, c in enumerate(_LOGIT)]
   active = x * cdf
-  return active, cdf + active * (1.0 - cdf) * _polynomial(slopes, square)
+  density = (1.0 - cdf) * _polynomial(slopes, square)
+  return active, gpu_kernel.multiply_add(active, density, cdf)
 
 
 def _logistic(x, square):
-  root = jax.lax.rsqrt(1.0 + jnp.exp2(-x * _polynomial(_LOGIT, square)))
-  return root * root
+  against = gpu_kernel.exp2(x * _polynomial([-c for c in _LOGIT], square))
+  return gpu_kernel.reciprocal(1.0 + against)
 
 
 def _polynomial(coefficients, x):
   total = coefficients[-1]
   for coefficient in reversed(coefficients[:-1]):
-    total = total * x + coefficient
+    total = gpu_kernel.multiply_add(x, total, coefficient)
   return total
 
 

@@ -4,6 +4,8 @@ They are written in Pallas for its Triton backend, which jax calls experimental:
 where it cannot be had, everything is left to XLA.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import os
@@ -19,6 +21,8 @@ from jax.sharding import Mesh, PartitionSpec
 SWITCH = "EGIC_KERNELS"
 KINDS = ("adam", "attention", "layer_norm", "mlp")
 _left_out: set[str] = set()
+# Whether the kernel being traced will be interpreted.
+_interpreted = contextvars.ContextVar("interpreted", default=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,8 +176,12 @@ def call(
   from jax.experimental import pallas
   from jax.experimental.pallas import triton
 
+  def traced(*refs):
+    with _setting(_interpreted, interpret):
+      kernel(*refs)
+
   return pallas.pallas_call(
-    kernel,
+    traced,
     grid=(programs,),
     out_shape=list(shapes),
     interpret=interpret,
@@ -249,6 +257,62 @@ def dot(
   return jax.lax.dot_general(
     a, b, (contracted, ((), ())), preferred_element_type=wide(a.dtype)
   )
+
+
+def multiply_add(
+  a: jax.Array, b: jax.Array | float, c: jax.Array | float
+) -> jax.Array:
+  """a b + c as one instruction, which is rounded once.
+
+  Pallas asks for a product and a sum, each rounded, which compilers must not merge.
+  """
+  return _instruction("fma.rn.f32 $0, $1, $2, $3;", lambda: a * b + c, a, b, c)
+
+
+def exp2(x: jax.Array) -> jax.Array:
+  """2**x, to 2**-22 of it, as one instruction; 0 below 2**-126."""
+  return _instruction("ex2.approx.ftz.f32 $0, $1;", lambda: jnp.exp2(x), x)
+
+
+def reciprocal(x: jax.Array) -> jax.Array:
+  """1 / x, to its last bit, as one instruction."""
+  return _instruction("rcp.approx.ftz.f32 $0, $1;", lambda: 1.0 / x, x)
+
+
+def settled(x: jax.Array) -> jax.Array:
+  """x, computed once.
+
+  Of what is transposed, compilers transpose instead what it is computed of, and
+  compute it again if it is also wanted as it is: they do not look into loops.
+  """
+  return jax.lax.fori_loop(0, 1, lambda i, _: x, jnp.zeros_like(x))
+
+
+def _instruction(text, plain, *args):
+  """One of a GPU's for each number; `plain` if interpreted or not of float32."""
+  dtype = jnp.result_type(*args)
+  if _interpreted.get() or dtype != jnp.float32:
+    return plain()
+  from jax.experimental.pallas import triton
+
+  args = jnp.broadcast_arrays(*(jnp.asarray(arg, dtype) for arg in args))
+  (out,) = triton.elementwise_inline_asm(
+    text,
+    args=args,
+    constraints=",".join(["=f"] + ["f"] * len(args)),
+    pack=1,
+    result_shape_dtypes=[jax.ShapeDtypeStruct(args[0].shape, dtype)],
+  )
+  return out
+
+
+@contextlib.contextmanager
+def _setting(variable, value):
+  token = variable.set(value)
+  try:
+    yield
+  finally:
+    variable.reset(token)
 
 
 def wide(dtype: Any) -> Any:

@@ -26,8 +26,9 @@ from egic_jax.ops import (
 # Relative error of a result or gradient, in the Euclidean norm. Rounding of bfloat16
 # makes some 0.01; anything that is wrong makes more than this.
 _TOLERANCE = 0.05
-# Pictures, rows and columns: of whole windows in shift, more than one a side.
-_MAP = (2, 16, 24)
+# Pictures, rows and columns: so many that each program goes through several windows
+# or tiles; and, where kernels are interpreted, only more than one window a side.
+_MAP, _SMALL_MAP = (8, 64, 96), (2, 16, 24)
 
 
 class Case(NamedTuple):
@@ -177,17 +178,18 @@ def normal(shapes: list[tuple[int, ...]]) -> list[jax.Array]:
 
 def _cases(kind: str, interpret: bool) -> Iterator[tuple[Case, Any]]:
   """What the codec has of a kind: pairs of a case and the type of maps."""
+  outer = _SMALL_MAP if interpret else _MAP
   if kind == "attention":
-    yield attention_case((*_MAP, 64), interpret=interpret), jnp.bfloat16
+    yield attention_case((*outer, 64), interpret=interpret), jnp.bfloat16
     # Of the hyperprior.
-    small = attention_case((*_MAP, 64), window=4, interpret=interpret)
+    small = attention_case((*outer, 64), window=4, interpret=interpret)
     yield small, jnp.float32
   elif kind == "layer_norm":
-    yield layer_norm_case((*_MAP, 64), interpret=interpret), jnp.bfloat16
-    alone = layer_norm_case((*_MAP, 96), is_sum=False, interpret=interpret)
+    yield layer_norm_case((*outer, 64), interpret=interpret), jnp.bfloat16
+    alone = layer_norm_case((*outer, 96), is_sum=False, interpret=interpret)
     yield alone, jnp.float32
   elif kind == "mlp":
-    yield mlp_case((*_MAP, 64), interpret=interpret), jnp.bfloat16
+    yield mlp_case((*outer, 64), interpret=interpret), jnp.bfloat16
   elif kind == "adam":
     yield _adam_case(interpret), jnp.float32
   else:

@@ -62,6 +62,18 @@ def test_is_the_plain_one(case, float64, monkeypatch):
   jax.clear_caches()
 
 
+@pytest.mark.parametrize("programs", [1, 5])
+def test_programs_go_through_several_tiles(programs, float64, monkeypatch):
+  # Five programs, twelve tiles down and three across: one group of three. Of seven
+  # and two across, three groups, one of which has fewer.
+  monkeypatch.setattr(fused_mlp, "_PROGRAMS", programs)
+  monkeypatch.setattr(fused_mlp, "_PROGRAMS_BACK", programs)
+  jax.clear_caches()
+  _compare(CASES[2], jnp.float64, 2e-5)
+  _compare(((7, 8, 8, 32), 256, 32), jnp.float64, 2e-5)
+  jax.clear_caches()
+
+
 def test_error_function_is_good_enough(float64):
   _compare(CASES[0], jnp.float64, 2e-5)
 

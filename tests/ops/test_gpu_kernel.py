@@ -2,6 +2,8 @@
 
 import types
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from egic_jax.ops import gpu_kernel
@@ -63,3 +65,27 @@ def test_divisors():
   assert gpu_kernel.divisor_from(12, 5) == 6
   assert gpu_kernel.divisor_from(7, 2) == 7
   assert gpu_kernel.divisor_from(3, 3) == 3
+
+
+def test_interpreted_instructions_are_the_plain_ones():
+  shape = jnp.zeros((16, 32))
+
+  def kernel(x_ref, *out_refs):
+    rows, columns = jnp.arange(16), jnp.arange(32)
+    x = gpu_kernel.load(x_ref, rows, columns)
+    found = (
+      gpu_kernel.multiply_add(x, rows[:, None].astype(x.dtype), 0.25),
+      gpu_kernel.exp2(x),
+      gpu_kernel.reciprocal(x + 8),
+      gpu_kernel.settled(x),
+    )
+    for ref, values in zip(out_refs, found, strict=True):
+      gpu_kernel.store(ref, rows, columns, values)
+
+  x = np.random.default_rng(0).standard_normal(shape.shape).astype(np.float32)
+  found = gpu_kernel.call(kernel, 1, [shape] * 4, name="some", interpret=True)(
+    x
+  )
+  expected = (x * np.arange(16)[:, None] + 0.25, 2.0**x, 1 / (x + 8), x)
+  for ours, plain in zip(found, expected, strict=True):
+    np.testing.assert_allclose(ours, plain, rtol=1e-6, atol=1e-6)

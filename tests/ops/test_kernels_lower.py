@@ -73,6 +73,9 @@ def test_mlp(channels):
     _row(4 * channels, channels),
   )
   assert "mlp_in" in text and "mlp_gradient" in text
+  # Products with a sum in one, powers and reciprocals are the chip's.
+  for instruction in ("fma.rn.f32", "ex2.approx.ftz.f32", "rcp.approx.ftz.f32"):
+    assert instruction in text
 
 
 @pytest.mark.parametrize("channels", [128, 192])
@@ -112,6 +115,7 @@ def test_attention(window, dtype):
     _row(heads, tokens, tokens),
   )
   assert "window_attention_gradient" in text
+  assert "fma.rn.f32" in text and "ex2.approx.ftz.f32" in text
 
 
 def test_many_arrays():
