@@ -104,13 +104,20 @@ def _both(interpret, x, branch, branch_bias, scale, bias):
   return tuple(outs) if is_sum else (x, *outs)
 
 
-def _forward(interpret, x, branch, branch_bias, scale, bias):
+def _forward(interpret, *arguments):
+  x, branch, branch_bias, scale, bias = (
+    None if arg is None else arg.value for arg in arguments
+  )
   total, normal = _both(interpret, x, branch, branch_bias, scale, bias)
   return (total, normal), (total, branch_bias, scale)
 
 
 def _backward(interpret, residuals, gradients):
   x, branch_bias, scale = residuals
+  of_sum, of_normal = (_unless_zero(gradient) for gradient in gradients)
+  if of_normal is None:
+    of_normal = jnp.zeros_like(x)
+  gradients = (of_normal, of_sum)
   if branch_bias is None:
     of_x, (of_scale, of_bias) = _gradients(interpret, x, scale, gradients, 2)
     return of_x, None, None, of_scale, of_bias
@@ -121,21 +128,30 @@ def _backward(interpret, residuals, gradients):
   return of_x, of_x, of_branch_bias, of_scale, of_bias
 
 
-_both.defvjp(_forward, _backward)
+def _unless_zero(gradient):
+  """None for zeros that are not there: of what is not used."""
+  is_zero = isinstance(gradient, jax.custom_derivatives.SymbolicZero)
+  return None if is_zero else gradient
+
+
+_both.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def _gradients(interpret, x, scale, gradients, count):
   """Of x (tokens, C), and the first `count` of those of scale, bias and x's sum.
 
-  Sums over tokens, each (C,).
+  `gradients` are those of the normalised map and, or None, of the map itself. Sums
+  are over tokens, each (C,).
   """
   tokens, channels = x.shape
   each, padded = _block(tokens, channels, _ELEMENTS_BACK)
   blocks = tokens // each
   programs = gpu_kernel.divisor_from(blocks, min(_PROGRAMS, blocks))
+  inputs = [x, scale[None], *(g for g in gradients if g is not None)]
 
   def kernel(*refs):
-    x_ref, scale_ref, of_sum_ref, gradient_ref, x_out_ref, *sums_refs = refs
+    x_ref, scale_ref, gradient_ref, *of_sum_refs = refs[: len(inputs)]
+    x_out_ref, *sums_refs = refs[len(inputs) :]
     program = gpu_kernel.program()
     whole = _Block(jnp.arange(each), channels, padded)
     scale = whole.row(scale_ref)
@@ -151,7 +167,8 @@ def _gradients(interpret, x, scale, gradients, count):
         - block.mean(of_normal)
         - normal * block.mean(of_normal * normal)
       )
-      of_x += block.load(of_sum_ref)
+      for ref in of_sum_refs:
+        of_x += block.load(ref)
       block.store(x_out_ref, of_x)
       found = (gradient * normal, gradient, of_x)
       return tuple(a + b for a, b in zip(sums, found, strict=False))
@@ -172,7 +189,7 @@ def _gradients(interpret, x, scale, gradients, count):
     name="layer_norm_gradient",
     warps=_warps(each * padded, _PER_WARP_BACK),
     interpret=interpret,
-  )(x, scale[None], *gradients)
+  )(*inputs)
   return of_x, sum_rows.sum_rows(sums, interpret=interpret)
 
 

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 
 from egic_jax.ops import gpu_kernel
 
-# Columns of a program, and rows that it adds up at a time: some hundred rows should
-# not take many rounds, in which few programs wait for memory.
-_COLUMNS, _ROWS = 32, 64
+# Columns of a program, rows that it adds up at a time, at most, and its warps: some
+# hundred rows are to come in one go, as there are few programs to wait for memory.
+_COLUMNS, _ROWS, _WARPS = 16, 1024, 8
 
 
 def sum_rows(
@@ -38,17 +38,18 @@ def sum_rows(
       def block(i=i, shape=matrix.shape, dtype=matrix.dtype):
         columns = (program - first[i]) * _COLUMNS + jnp.arange(_COLUMNS)
         inside = columns < shape[1] if shape[1] % _COLUMNS else None
+        each = min(_ROWS, 1 << (shape[0] - 1).bit_length())
 
         def add(k, total):
-          rows = k * _ROWS + jnp.arange(_ROWS)
+          rows = k * each + jnp.arange(each)
           mask = None
-          if shape[0] % _ROWS or inside is not None:
+          if shape[0] % each or inside is not None:
             mask = (rows < shape[0])[:, None]
             mask &= (columns < shape[1])[None, :]
           return total + gpu_kernel.load(refs[i], rows, columns, mask)
 
-        zeros = jnp.zeros((_ROWS, _COLUMNS), dtype)
-        rounds = -(-shape[0] // _ROWS)
+        zeros = jnp.zeros((each, _COLUMNS), dtype)
+        rounds = -(-shape[0] // each)
         total = jax.lax.fori_loop(0, rounds, add, zeros)
         sums = jnp.sum(total, axis=0)
         gpu_kernel.store_flat(refs[count + i], columns, inside, sums)
@@ -62,7 +63,7 @@ def sum_rows(
       first[-1],
       [jax.ShapeDtypeStruct(m.shape[1:], m.dtype) for m in matrices],
       name="sum_rows",
-      stages=3,
+      warps=_WARPS,
       interpret=interpret,
     )(*matrices)
   )

@@ -55,6 +55,42 @@ def test_in_bfloat16_it_differs_by_rounding(shape, with_branch):
   _compare(shape, jnp.bfloat16, 0.02, with_branch)
 
 
+@pytest.mark.parametrize("used", [0, 1])
+def test_what_is_not_used_has_no_gradient(used, monkeypatch, float64):
+  call, inputs = gpu_kernel.call, {}
+
+  def counting(*args, name, **options):
+    def run(*arrays):
+      inputs[name] = len(arrays)
+      return call(*args, name=name, **options)(*arrays)
+
+    return run
+
+  monkeypatch.setattr(gpu_kernel, "call", counting)
+  rng = np.random.default_rng(0)
+  x, gradient = (jnp.asarray(rng.standard_normal((2, 8, 32))) for _ in range(2))
+  scale, bias = (jnp.asarray(rng.standard_normal(32)) for _ in range(2))
+
+  @jax.jit
+  def pull(x, scale, bias, gradient):
+    def one(*args):
+      x, *row = args
+      parts = (x, None, None, *row)
+      return fused_layer_norm.layer_norm_of_sum(*parts, interpret=True)[used]
+
+    return jax.vjp(one, x, scale, bias)[1](gradient)
+
+  def plain(x, scale, bias):
+    return (x, layer_norm.layer_norm(x, scale, bias))[used]
+
+  found = pull(x, scale, bias, gradient)
+  expected = jax.vjp(plain, x, scale, bias)[1](gradient)
+  for ours, theirs in zip(found, expected, strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+  # Zeros beside the gradient of what is normalised are neither written nor read.
+  assert inputs["layer_norm_gradient"] == 4 - used
+
+
 def test_blocks_are_shared_out_over_programs(monkeypatch, float64):
   # Four blocks of two programs' turn each.
   monkeypatch.setattr(fused_layer_norm, "_PROGRAMS", 2)
