@@ -47,20 +47,28 @@ class LayerNorm(nn.Module):
   def __call__(self, x: jax.Array | Sum) -> tuple[jax.Array, jax.Array]:
     """The map or sum, and the same normalised, of `dtype`: both (..., C)."""
     parts = x if isinstance(x, Sum) else Sum(x, None, None)
-    channels = parts.x.shape[-1]
-    scale = self.param("scale", nn.initializers.ones, (channels,))
-    bias = self.param("bias", nn.initializers.zeros, (channels,))
-    if (
-      self.kernels
-      and self.kernels.share(len(parts.x))
-      and parts.x.dtype == self.dtype
-      and fused_layer_norm.usable(channels=channels, dtype=self.dtype)
-    ):
+    parameters = self.parameters(parts.x.shape[-1])
+    if self.has_kernel(parts.x, parts.x.shape[-1]):
       return fused_layer_norm.layer_norm_of_sum(
-        *parts, scale, bias, devices=self.kernels
+        *parts, *parameters, devices=self.kernels
       )
     x = added(x)
-    return x, layer_norm.layer_norm(x, scale, bias).astype(self.dtype)
+    return x, layer_norm.layer_norm(x, *parameters).astype(self.dtype)
+
+  def parameters(self, channels: int) -> tuple[jax.Array, jax.Array]:
+    """Scale and bias, (channels,) float32."""
+    scale = self.param("scale", nn.initializers.ones, (channels,))
+    bias = self.param("bias", nn.initializers.zeros, (channels,))
+    return scale, bias
+
+  def has_kernel(self, x: jax.Array, channels: int) -> bool:
+    """Whether there is one that normalises so many channels of this batch."""
+    return bool(
+      self.kernels
+      and self.kernels.share(len(x))
+      and x.dtype == self.dtype
+      and fused_layer_norm.usable(channels=channels, dtype=self.dtype)
+    )
 
 
 def added(x: jax.Array | Sum) -> jax.Array:

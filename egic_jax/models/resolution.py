@@ -12,7 +12,35 @@ import jax
 import jax.numpy as jnp
 
 from egic_jax.models import layers
-from egic_jax.ops import gpu_kernel, space_to_depth
+from egic_jax.ops import (
+  fused_layer_norm,
+  gpu_kernel,
+  layer_norm,
+  space_to_depth,
+)
+
+
+class PhaseNorm(layers.LayerNorm):
+  """Layer normalisation of phases of a map, which move; by a kernel, meanwhile."""
+
+  merged: bool = True
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """(B, H, W, C) > (B, H/2, W/2, 4C), or > (B, 2H, 2W, C/4), of `dtype`.
+
+    Phases are merged first, or what is normalised is put in their places.
+    """
+    channels = (4 if self.merged else 1) * x.shape[-1]
+    parameters = self.parameters(channels)
+    if self.has_kernel(x, channels):
+      return fused_layer_norm.layer_norm_of_phases(
+        x, *parameters, merged=self.merged, devices=self.kernels
+      )
+    if self.merged:
+      x = space_to_depth.merge_phases(x)
+    x = layer_norm.layer_norm(x, *parameters).astype(self.dtype)
+    return x if self.merged else space_to_depth.depth_to_space(x)
 
 
 class PatchMerging(nn.Module):
@@ -24,12 +52,7 @@ class PatchMerging(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    if self.kernels:
-      # Made part of it, the sum that x is makes the transposition slow on GPUs.
-      x = jax.lax.optimization_barrier(x)
-    _, x = layers.LayerNorm(self.dtype, self.kernels, name="norm")(
-      space_to_depth.merge_phases(x)
-    )
+    x = PhaseNorm(self.dtype, self.kernels, name="norm")(x)
     return layers.dense(
       self.features,
       use_bias=False,
@@ -53,8 +76,8 @@ class PatchSplitting(nn.Module):
       dtype=self.dtype,
       name="reduction",
     )(x)
-    _, x = layers.LayerNorm(self.dtype, self.kernels, name="norm")(x)
-    return space_to_depth.depth_to_space(x)
+    norm = PhaseNorm(self.dtype, self.kernels, merged=False, name="norm")
+    return norm(x)
 
 
 class PatchUnpack(nn.Module):

@@ -201,10 +201,13 @@ def program() -> jax.Array:
 def load(
   ref: Any, rows: jax.Array, columns: jax.Array, mask: Any = None
 ) -> jax.Array:
-  """ref[rows, columns] of a matrix, (R, C); 0 where `mask` is false."""
+  """ref[rows, columns] of a matrix, (R, C); 0 where `mask` is false.
+
+  Rows and columns are (R,) and (C,), or both (R, C).
+  """
   from jax.experimental.pallas import triton
 
-  place = ref.at[rows[:, None], columns[None, :]]
+  place = _place(ref, rows, columns)
   if mask is None:
     return triton.load(place)
   return triton.load(place, mask=mask, other=0)
@@ -217,11 +220,17 @@ def store(
   values: jax.Array,
   mask: Any = None,
 ) -> None:
-  """ref[rows, columns] = values, of ref's type."""
+  """ref[rows, columns] = values, of ref's type; places as in `load`."""
   from jax.experimental.pallas import triton
 
-  place = ref.at[rows[:, None], columns[None, :]]
+  place = _place(ref, rows, columns)
   triton.store(place, values.astype(ref.dtype), mask=mask)
+
+
+def _place(ref, rows, columns):
+  if rows.ndim == 1:
+    rows, columns = rows[:, None], columns[None, :]
+  return ref.at[rows, columns]
 
 
 def load_flat(ref: Any, places: jax.Array, mask: Any = None) -> jax.Array:

@@ -20,6 +20,7 @@ from egic_jax.ops import (
   gpu_kernel,
   layer_norm,
   many_arrays,
+  space_to_depth,
   windows,
 )
 
@@ -142,6 +143,23 @@ def layer_norm_case(
   return Case(plain, fused, [shape, *[shape, row] * is_sum, row, row])
 
 
+def phases_case(
+  shape: tuple[int, ...], *, merged: bool, interpret: bool = False
+) -> Case:
+  """Normalisation between resolutions, of a map (B, H, W, C)."""
+
+  def plain(x, scale, bias):
+    x = space_to_depth.merge_phases(x) if merged else x
+    x = layer_norm.layer_norm(x, scale, bias).astype(x.dtype)
+    return x if merged else space_to_depth.depth_to_space(x)
+
+  fused = functools.partial(
+    fused_layer_norm.layer_norm_of_phases, merged=merged, interpret=interpret
+  )
+  row = ((4 if merged else 1) * shape[-1],)
+  return Case(plain, fused, [shape, row, row])
+
+
 def mlp_case(shape: tuple[int, ...], *, interpret: bool = False) -> Case:
   """Of a map (B, H, W, C)."""
   channels = shape[-1]
@@ -188,6 +206,9 @@ def _cases(kind: str, interpret: bool) -> Iterator[tuple[Case, Any]]:
     yield layer_norm_case((*outer, 64), interpret=interpret), jnp.bfloat16
     alone = layer_norm_case((*outer, 96), is_sum=False, interpret=interpret)
     yield alone, jnp.float32
+    for merged in (True, False):
+      moved = phases_case((*outer, 64), merged=merged, interpret=interpret)
+      yield moved, jnp.bfloat16
   elif kind == "mlp":
     yield mlp_case((*outer, 64), interpret=interpret), jnp.bfloat16
   elif kind == "adam":

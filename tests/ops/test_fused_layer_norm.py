@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from egic_jax.ops import fused_layer_norm, gpu_kernel, layer_norm
+from egic_jax.ops import (
+  fused_layer_norm,
+  gpu_kernel,
+  layer_norm,
+  space_to_depth,
+)
 
 # Powers of two, others, and numbers of tokens that no block divides.
 SHAPES = [(2, 8, 8, 128), (3, 5, 7, 96), (1, 4, 4, 320)]
@@ -53,6 +58,35 @@ def test_is_the_plain_one(shape, with_branch, float64):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_in_bfloat16_it_differs_by_rounding(shape, with_branch):
   _compare(shape, jnp.bfloat16, 0.02, with_branch)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 6, 32), (3, 4, 10, 48)])
+@pytest.mark.parametrize("merged", [True, False])
+def test_phases_move_meanwhile(merged, shape, float64):
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(3 * rng.standard_normal(shape) + 1)
+  channels = (4 if merged else 1) * shape[-1]
+  scale, bias = (jnp.asarray(rng.standard_normal(channels)) for _ in range(2))
+
+  def plain(x, scale, bias):
+    if merged:
+      return layer_norm.layer_norm(space_to_depth.merge_phases(x), scale, bias)
+    normal = layer_norm.layer_norm(x, scale, bias)
+    return space_to_depth.depth_to_space(normal)
+
+  def fused(*args):
+    return fused_layer_norm.layer_norm_of_phases(
+      *args, merged=merged, interpret=True
+    )
+
+  found = []
+  for function in (plain, fused):
+    out, pull = jax.vjp(function, x, scale, bias)
+    gradient = np.random.default_rng(1).standard_normal(out.shape)
+    found.append((out, *pull(jnp.asarray(gradient))))
+  for plain, fused in zip(*found, strict=True):
+    assert fused.dtype == plain.dtype and fused.shape == plain.shape
+    np.testing.assert_allclose(fused, plain, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("used", [0, 1])
