@@ -18,7 +18,7 @@ import numpy as np
 
 from egic_jax.ops import attention, gpu_kernel, sum_rows, windows
 
-# Programs of a kernel, about: some for every processor. Each goes through windows of
+# Programs of a kernel, at most: four for each processor. Each goes through windows of
 # one head, the next of which is read while it computes, and backwards adds up the
 # gradients of position bias and bias over them.
 _PROGRAMS = 528
@@ -137,6 +137,10 @@ class _Settings(NamedTuple):
     """Windows of a map (tokens, 3 C)."""
     return qkv.shape[0] // self.window**2
 
+  def groups(self, count: int) -> int:
+    """Of so many windows, that programs of one head take in turn."""
+    return max(1, min(_PROGRAMS // self.heads, count))
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(settings, qkv, qkv_bias, position_bias, regions):
@@ -157,7 +161,7 @@ def _outputs(settings, qkv, qkv_bias, position_bias, regions, *, with_norms):
   These are of (windows of the map, heads, T), in bits.
   """
   heads, count = settings.heads, settings.count(qkv)
-  groups = gpu_kernel.divisor_from(count, min(_PROGRAMS // heads, count))
+  groups = settings.groups(count)
   wide = gpu_kernel.wide(qkv.dtype)
   inputs = _operands(qkv, qkv_bias, position_bias, regions)
 
@@ -167,7 +171,7 @@ def _outputs(settings, qkv, qkv_bias, position_bias, regions, *, with_norms):
     position = ins[2][head]
 
     def attend_window(i, _):
-      number = group * (count // groups) + i
+      number = group + i * groups
       window = _Window(settings, ins, number, head)
       query, key, value = window.read()
       logits = window.logits(query, key, position)
@@ -181,7 +185,8 @@ def _outputs(settings, qkv, qkv_bias, position_bias, regions, *, with_norms):
       for ref in norms_refs:
         window.store_norms(ref, largest + jnp.log2(total))
 
-    jax.lax.fori_loop(0, count // groups, attend_window, None)
+    rounds = gpu_kernel.rounds(count, groups, group)
+    jax.lax.fori_loop(0, rounds, attend_window, None)
 
   out_shape = (qkv.shape[0], qkv.shape[1] // 3)
   norms_shape = (count * heads * settings.window**2, 1)
@@ -207,7 +212,7 @@ def _backward(settings, residuals, gradient):
   qkv, qkv_bias, position_bias, regions, norms = residuals
   heads, head_width = settings.heads, gradient.shape[1] // settings.heads
   count = settings.count(qkv)
-  groups = gpu_kernel.divisor_from(count, min(_PROGRAMS // heads, count))
+  groups = settings.groups(count)
   wide = gpu_kernel.wide(qkv.dtype)
 
   def kernel(*refs):
@@ -218,7 +223,7 @@ def _backward(settings, residuals, gradient):
     position = inputs[2][head]
 
     def add_window(i, sums):
-      number = group * (count // groups) + i
+      number = group + i * groups
       window = _Window(settings, inputs, number, head)
       query, key, value = window.read()
       norms = window.load_norms(norms_ref)
@@ -240,12 +245,12 @@ def _backward(settings, residuals, gradient):
     zeros = jnp.zeros((settings.window**2, head_width), wide)
     of_position, of_query, of_value = jax.lax.fori_loop(
       0,
-      count // groups,
+      gpu_kernel.rounds(count, groups, group),
       add_window,
       (jnp.zeros(position_bias.shape[1:], wide), zeros, zeros),
     )
     position_out_ref[group, head] = of_position
-    own = _Window(settings, inputs, group * (count // groups), head)
+    own = _Window(settings, inputs, group, head)
     for part, values in enumerate((of_query, zeros, of_value)):
       gpu_kernel.store(
         bias_out_ref,

@@ -255,6 +255,4 @@ class _Tiles:
 
   def rounds(self, group: jax.Array) -> jax.Array | int:
     """Tiles of a group."""
-    if self._down % self.groups == 0:
-      return self._down // self.groups
-    return (self._down - 1 - group) // self.groups + 1
+    return gpu_kernel.rounds(self._down, self.groups, group)

@@ -329,6 +329,19 @@ def wide(dtype: Any) -> Any:
   return jnp.promote_types(dtype, jnp.float32)
 
 
+def rounds(count: int, groups: int, group: jax.Array) -> jax.Array | int:
+  """Of `count` things, how many are `group`, `group` + `groups`, and so on.
+
+  Args:
+    count: at least `groups`.
+    groups: that share them.
+    group: one of them, from 0 on.
+  """
+  if count % groups == 0:
+    return count // groups
+  return jax.lax.div(count - 1 - group, jnp.full_like(group, groups)) + 1
+
+
 def divisor_from(count: int, least: int) -> int:
   """The smallest divisor of `count` that is at least `least`, or `count`."""
   return next((n for n in range(least, count) if count % n == 0), count)

@@ -96,9 +96,11 @@ def test_in_bfloat16_it_differs_by_rounding(case):
   _compare(case, jnp.bfloat16, 0.05)
 
 
-def test_windows_are_shared_out_over_programs(monkeypatch, float64):
-  # Two programs for each head, twelve windows: each adds up six.
-  monkeypatch.setattr(fused_attention, "_PROGRAMS", 4)
+@pytest.mark.parametrize("programs", [4, 10])
+def test_windows_are_shared_out_over_programs(programs, monkeypatch, float64):
+  # Two programs for each head, twelve windows: each adds up six. Or five, which
+  # have three or two.
+  monkeypatch.setattr(fused_attention, "_PROGRAMS", programs)
   jax.clear_caches()
   _compare(CASES[0], jnp.float64, 1e-13)
   jax.clear_caches()
