@@ -1,5 +1,6 @@
 """A convolution whose kernel is weight- or spectrally normalised, or neither."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -10,6 +11,17 @@ from egic_jax.ops import spectral_norm, weight_norm
 
 # The collection of spectral norm's singular vectors: state, not parameters.
 SPECTRAL = "spectral"
+
+
+def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Stride 1, zero padding: (B, H, W, C) > (B, H, W, features), of x's type."""
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel.astype(x.dtype),
+    (1, 1),
+    "SAME",
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
 
 
 class NormalizedConv(nn.Module):
@@ -24,6 +36,8 @@ class NormalizedConv(nn.Module):
     calibrating: weight norm only: set scale and bias from the data at hand
       before use; "params" must be mutable.
     dtype: type that products are computed in.
+    function: of a map and the normalised kernel, what to do instead of
+      `convolve`.
   """
 
   features: int
@@ -31,6 +45,7 @@ class NormalizedConv(nn.Module):
   normalization: str
   calibrating: bool = False
   dtype: Any = jnp.float32
+  function: Callable[[jax.Array, jax.Array], jax.Array] = convolve
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -45,7 +60,7 @@ class NormalizedConv(nn.Module):
       scale = self.param("scale", nn.initializers.ones, (self.features,))
       kernel = weight_norm.direction(kernel)
       if self.calibrating:
-        scale, bias = weight_norm.scale_and_bias(self._convolve(x, kernel))
+        scale, bias = weight_norm.scale_and_bias(self.function(x, kernel))
         self.put_variable("params", "scale", scale)
         self.put_variable("params", "bias", bias)
       kernel = scale * kernel
@@ -55,13 +70,4 @@ class NormalizedConv(nn.Module):
       if self.is_mutable_collection(SPECTRAL) and not self.is_initializing():
         u.value = next_u
       kernel = kernel / sigma
-    return self._convolve(x, kernel) + bias.astype(self.dtype)
-
-  def _convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return jax.lax.conv_general_dilated(
-      x,
-      kernel.astype(self.dtype),
-      (1, 1),
-      "SAME",
-      dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    return self.function(x, kernel) + bias.astype(self.dtype)

@@ -22,7 +22,7 @@ import numpy as np
 
 from egic_jax.models import initialization, layers
 from egic_jax.models.discriminators import normalized_conv, presets
-from egic_jax.ops import linear
+from egic_jax.ops import linear, resampling_convolution
 
 # Number of columns of which a product's is a multiple.
 _ALIGNED = 8
@@ -77,18 +77,24 @@ class ResidualBlock(nn.Module):
       dtype=self.dtype,
     )
     up = self.direction == "up"
-    shortcut = x
+    # Pixels are repeated or averaged within a convolution next to it: the same
+    # values for less than half the work. But statistics are of what is not
+    # averaged yet.
+    within = not self.calibrating
+    shortcut = x if up or not within else _halve(x)
     if x.shape[-1] != self.features:
-      # Before repeating pixels, not after: the same values for a quarter of
-      # the work.
-      shortcut = conv(self.features, 1, name="shortcut")(x)
+      shortcut = conv(self.features, 1, name="shortcut")(shortcut)
     branch = x if self.first else _leaky(x)
+    first, second = {}, {}
     if up:
-      shortcut, branch = _enlarge(shortcut, 2), _enlarge(branch, 2)
-    branch = conv(self.features, 3, name="conv1")(branch)
-    branch = conv(self.features, 3, name="conv2")(_leaky(branch))
-    # Averaging is linear: once for both.
-    return shortcut + branch if up else _halve(shortcut + branch)
+      shortcut = _enlarge(shortcut, 2)
+      first = {"function": resampling_convolution.conv3x3_of_enlarged}
+    elif within:
+      second = {"function": resampling_convolution.conv3x3_halved}
+    branch = conv(self.features, 3, name="conv1", **first)(branch)
+    branch = conv(self.features, 3, name="conv2", **second)(_leaky(branch))
+    total = shortcut + branch
+    return total if up or within else _halve(total)
 
 
 class OasisC(nn.Module):

@@ -1,0 +1,129 @@
+"""3x3 convolutions before which a map is enlarged, or after which it is halved.
+
+At the lower resolution they take four ninths of the multiplications, and the map
+of four times the pixels is never made, or never written. A pixel that is repeated
+two by two meets each of its neighbours with a sum of a kernel's entries; and the
+average of two by two places is one convolution with a larger kernel.
+
+Each is the other's transpose, but for a factor of four, so each has the other for
+its gradient.
+"""
+
+import jax
+import jax.numpy as jnp
+
+_SIDE = 3
+
+
+@jax.custom_vjp
+def conv3x3_of_enlarged(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Convolution (no flip) with zeros around of x, each pixel repeated two by two.
+
+  Args:
+    x: (B, H, W, C).
+    kernel: (3, 3, C, features), of x's type or a wider one, in which sums of its
+      entries are made.
+
+  Returns:
+    (B, 2 H, 2 W, features), of x's type.
+  """
+  batch, height, width, _ = x.shape
+  matrix = _summed(_summed(kernel, 0), 2)
+  # (2, 2, C, row phase, column phase, features).
+  matrix = matrix.transpose(2, 3, 4, 1, 0, 5)
+  features = kernel.shape[-1]
+  # At (h, w) what the four pixels around the corner there make of theirs.
+  out = _convolve(x, matrix.reshape(*matrix.shape[:3], 4 * features), stride=1)
+  out = out.reshape(batch, height + 1, width + 1, 2, 2, features)
+  phases = [
+    [
+      out[:, row : row + height, column : column + width, row, column]
+      for column in range(2)
+    ]
+    for row in range(2)
+  ]
+  out = jnp.stack([jnp.stack(row, axis=3) for row in phases], axis=2)
+  return out.reshape(batch, 2 * height, 2 * width, features)
+
+
+@jax.custom_vjp
+def conv3x3_halved(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Averages of two by two places of a convolution (no flip) with zeros around.
+
+  Args:
+    x: (B, H, W, C), H and W even.
+    kernel: as for `conv3x3_of_enlarged`.
+
+  Returns:
+    (B, H / 2, W / 2, features), of x's type.
+  """
+  return _convolve(x, _averaged(_averaged(kernel, 0), 1), stride=2)
+
+
+def _forward_enlarged(x, kernel):
+  return conv3x3_of_enlarged(x, kernel), (x, kernel)
+
+
+def _backward_enlarged(residuals, gradient):
+  x, kernel = residuals
+  of_x = 4 * conv3x3_halved(gradient, _mirrored(kernel))
+  like = jax.eval_shape(_mirrored, kernel)
+  return of_x, 4 * _mirrored(_gradient_of_halving(gradient, like, x))
+
+
+def _forward_halved(x, kernel):
+  return conv3x3_halved(x, kernel), (x, kernel)
+
+
+def _backward_halved(residuals, gradient):
+  x, kernel = residuals
+  of_x = conv3x3_of_enlarged(gradient, _mirrored(kernel)) / 4
+  return of_x, _gradient_of_halving(x, kernel, gradient)
+
+
+conv3x3_of_enlarged.defvjp(_forward_enlarged, _backward_enlarged)
+conv3x3_halved.defvjp(_forward_halved, _backward_halved)
+
+
+def _gradient_of_halving(x, kernel, gradient):
+  """Of the kernel of `conv3x3_halved`, of which only shape and type are asked."""
+
+  def halve(kernel):
+    return _convolve(x, _averaged(_averaged(kernel, 0), 1), stride=2)
+
+  (of_kernel,) = jax.linear_transpose(halve, kernel)(gradient)
+  return of_kernel
+
+
+def _mirrored(kernel):
+  """That of the transposed convolution: (3, 3, C, features) > (3, 3, features, C)."""
+  return kernel[::-1, ::-1].swapaxes(2, 3)
+
+
+def _summed(kernel, axis):
+  """(2, ...), of either of two equal pixels, and along `axis` two entries, not three.
+
+  To the first pixel, the one before is another, itself and the next are one.
+  """
+  before, own, after = (
+    jax.lax.index_in_dim(kernel, i, axis, keepdims=False) for i in range(_SIDE)
+  )
+  first = jnp.stack([before, own + after], axis)
+  return jnp.stack([first, jnp.stack([before + own, after], axis)])
+
+
+def _averaged(kernel, axis):
+  """Four entries along `axis`: of the mean of two places of a convolution."""
+  first, second = ([(0, 0)] * kernel.ndim for _ in range(2))
+  first[axis], second[axis] = (0, 1), (1, 0)
+  return (jnp.pad(kernel, first) + jnp.pad(kernel, second)) / 2
+
+
+def _convolve(x, kernel, stride):
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel.astype(x.dtype),
+    (stride, stride),
+    ((1, 1), (1, 1)),
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )

@@ -1,0 +1,82 @@
+"""Convolutions at the lower resolution, against what they stand for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from egic_jax.ops import resampling_convolution
+
+# Height, width, channels and features.
+SIZES = [(4, 6, 3, 5), (2, 2, 1, 1), (8, 4, 6, 2)]
+
+
+def _convolve(x, kernel):
+  """By its definition, place by place."""
+  height, width = x.shape[1:3]
+  x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  return sum(
+    x[:, i : i + height, j : j + width] @ kernel[i, j]
+    for i in range(3)
+    for j in range(3)
+  )
+
+
+def _of_enlarged(x, kernel):
+  return _convolve(x.repeat(2, 1).repeat(2, 2), kernel)
+
+
+def _halved(x, kernel):
+  out = _convolve(x, kernel)
+  return sum(out[:, i::2, j::2] for i in range(2) for j in range(2)) / 4
+
+
+PAIRS = [
+  (_of_enlarged, resampling_convolution.conv3x3_of_enlarged),
+  (_halved, resampling_convolution.conv3x3_halved),
+]
+
+
+@pytest.mark.parametrize("plain, ours", PAIRS)
+@pytest.mark.parametrize("size", SIZES)
+def test_values_and_gradients(plain, ours, size, float64):
+  height, width, channels, features = size
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.standard_normal((2, height, width, channels)))
+  kernel = jnp.asarray(rng.standard_normal((3, 3, channels, features)))
+  found = []
+  for function in (plain, ours):
+    out, pull = jax.vjp(function, x, kernel)
+    gradient = np.random.default_rng(1).standard_normal(out.shape)
+    found.append((out, *pull(jnp.asarray(gradient))))
+  for expected, one in zip(*found, strict=True):
+    assert one.shape == expected.shape
+    np.testing.assert_allclose(one, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("plain, ours", PAIRS)
+def test_kernels_may_be_wider_than_maps(plain, ours):
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.standard_normal((2, 8, 8, 16)), jnp.bfloat16)
+  kernel = jnp.asarray(rng.standard_normal((3, 3, 16, 8)) / 12, jnp.float32)
+  out, pull = jax.vjp(ours, x, kernel)
+  of_x, of_kernel = pull(jnp.ones_like(out))
+  assert (out.dtype, of_x.dtype) == (x.dtype, x.dtype)
+  assert of_kernel.dtype == kernel.dtype
+  expected = plain(x.astype(jnp.float32), kernel)
+  np.testing.assert_allclose(out.astype(jnp.float32), expected, atol=0.05)
+
+
+def test_its_multiplications_are_four_ninths():
+  x, kernel = jnp.zeros((1, 8, 8, 4)), jnp.zeros((3, 3, 4, 4))
+  for _, ours in PAIRS:
+    (conv,) = [
+      eqn
+      for eqn in jax.make_jaxpr(ours.__wrapped__)(x, kernel).eqns
+      if eqn.primitive.name == "conv_general_dilated"
+    ]
+    (out,) = conv.outvars
+    entries = np.prod(conv.invars[1].aval.shape[:3])
+    full = 9 * 4 * (16**2 if ours is PAIRS[0][1] else 8**2) * 4
+    # The first makes a row and a column more than are used.
+    assert 0.44 * full < entries * out.aval.size < 0.57 * full
