@@ -8,7 +8,7 @@ import pytest
 from egic_jax.ops import resampling_convolution
 
 # Height, width, channels and features.
-SIZES = [(4, 6, 3, 5), (2, 2, 1, 1), (8, 4, 6, 2)]
+SIZES = [(4, 6, 3, 5), (2, 2, 2, 1)]
 
 
 def _convolve(x, kernel):
@@ -46,9 +46,15 @@ def test_values_and_gradients(plain, ours, size, float64):
   kernel = jnp.asarray(rng.standard_normal((3, 3, channels, features)))
   found = []
   for function in (plain, ours):
-    out, pull = jax.vjp(function, x, kernel)
-    gradient = np.random.default_rng(1).standard_normal(out.shape)
-    found.append((out, *pull(jnp.asarray(gradient))))
+    shape = jax.eval_shape(function, x, kernel).shape
+    gradient = np.random.default_rng(1).standard_normal(shape)
+
+    @jax.jit
+    def both(x, kernel, gradient, function=function):
+      out, pull = jax.vjp(function, x, kernel)
+      return out, *pull(gradient)
+
+    found.append(both(x, kernel, gradient))
   for expected, one in zip(*found, strict=True):
     assert one.shape == expected.shape
     np.testing.assert_allclose(one, expected, rtol=0, atol=1e-12)

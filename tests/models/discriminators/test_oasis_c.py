@@ -140,6 +140,10 @@ def test_calibration_settles_every_layer(batch):
       (type(module).__name__, method) == ("NormalizedConv", "__call__")
     ),
   )
+  for name, block in seen["intermediates"].items():
+    if name.startswith("down"):  # Statistics are of what is not averaged yet.
+      sizes = {x.shape[1:3] for x in jax.tree.leaves(block)}
+      assert len(sizes) == 1
   outputs = jax.tree.leaves(seen["intermediates"])
   assert len(outputs) == 12  # Blocks of 3, 3, 2 and 3, and the embedding.
   for output in outputs:
