@@ -56,7 +56,9 @@ def compile_cases(batch_size: int) -> None:
     jitted.lower(*args).compile()
 
 
-def rows(folder: pathlib.Path, ptxas: pathlib.Path, nvdisasm: str | None):
+def rows(
+  folder: pathlib.Path, ptxas: pathlib.Path, nvdisasm: pathlib.Path | None
+):
   """Yields rows: case, kernel, registers, spilled bytes, shared bytes, threads.
 
   And instructions, or "-".
@@ -87,7 +89,7 @@ def rows(folder: pathlib.Path, ptxas: pathlib.Path, nvdisasm: str | None):
     )
 
 
-def instructions(nvdisasm: str, cubin: pathlib.Path) -> int:
+def instructions(nvdisasm: pathlib.Path, cubin: pathlib.Path) -> int:
   """Those of a kernel's longest loop, or of the whole if it has none."""
   said = subprocess.run(
     [nvdisasm, cubin], capture_output=True, text=True, check=True

@@ -20,6 +20,35 @@ _MIDDLE = _SIDE // 2
 _ROWS_OF_SUM = 64
 
 
+def plain(
+  x: jax.Array,
+  kernel: jax.Array,
+  *,
+  stride: int = 1,
+  padding: str | int = "SAME",
+) -> jax.Array:
+  """Convolution (no flip), the compiler's own.
+
+  Args:
+    x: (B, H, W, C).
+    kernel: (rows, columns, C, features); turned into x's type.
+    stride: of rows and columns.
+    padding: zeros around, on every side, or "SAME" or "VALID".
+
+  Returns:
+    (B, H', W', features), of x's type.
+  """
+  if isinstance(padding, int):
+    padding = ((padding, padding),) * 2
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel.astype(x.dtype),
+    (stride, stride),
+    padding,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv3x3_each(
   x: jax.Array, kernel: jax.Array, factor_dtype: Any
@@ -138,9 +167,7 @@ def conv_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _plain_patches(x, kernel):
-  return jax.lax.conv_general_dilated(
-    x, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-  )
+  return plain(x, kernel, stride=2, padding="VALID")
 
 
 def _patches_by_product(x, kernel):
@@ -193,13 +220,7 @@ def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
   Returns:
     (B, H, W, features).
   """
-  return jax.lax.platform_dependent(x, kernel, cuda=_by_product, default=_plain)
-
-
-def _plain(x, kernel):
-  return jax.lax.conv_general_dilated(
-    x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-  )
+  return jax.lax.platform_dependent(x, kernel, cuda=_by_product, default=plain)
 
 
 def _by_product(x, kernel):
@@ -239,4 +260,4 @@ def _shifted(x, rows, columns):
 _define_gradients(
   conv_patches, _plain_patches, _gradients_of(_patches_by_product)
 )
-_define_gradients(conv3x3, _plain, _backward_by_product)
+_define_gradients(conv3x3, plain, _backward_by_product)

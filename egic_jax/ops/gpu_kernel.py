@@ -4,7 +4,6 @@ They are written in Pallas for its Triton backend, which jax calls experimental:
 where it cannot be had, everything is left to XLA.
 """
 
-import contextlib
 import contextvars
 import dataclasses
 import functools
@@ -177,8 +176,11 @@ def call(
   from jax.experimental.pallas import triton
 
   def traced(*refs):
-    with _setting(_interpreted, interpret):
+    token = _interpreted.set(interpret)
+    try:
       kernel(*refs)
+    finally:
+      _interpreted.reset(token)
 
   return pallas.pallas_call(
     traced,
@@ -313,15 +315,6 @@ def _instruction(text, plain, *args):
     result_shape_dtypes=[jax.ShapeDtypeStruct(args[0].shape, dtype)],
   )
   return out
-
-
-@contextlib.contextmanager
-def _setting(variable, value):
-  token = variable.set(value)
-  try:
-    yield
-  finally:
-    variable.reset(token)
 
 
 def wide(dtype: Any) -> Any:

@@ -13,6 +13,8 @@ its gradient.
 import jax
 import jax.numpy as jnp
 
+from egic_jax.ops import convolution
+
 _SIDE = 3
 
 
@@ -34,7 +36,7 @@ def conv3x3_of_enlarged(x: jax.Array, kernel: jax.Array) -> jax.Array:
   matrix = matrix.transpose(2, 3, 4, 1, 0, 5)
   # At (h, w) what the four pixels around the corner there make of theirs.
   matrix = matrix.reshape(*matrix.shape[:3], 4 * features)
-  out = _convolve(x, matrix, stride=1)
+  out = convolution.plain(x, matrix, padding=1)
   out = out.reshape(batch, height + 1, width + 1, 2, 2, features)
   phases = [
     [
@@ -128,14 +130,5 @@ def _every_second(averages, kernel):
   """(B, H + 2, W + 2, C) > (B, H / 2, W / 2, features)."""
   # From the second on: without padding, XLA takes three times as long on CPUs, and
   # cuDNN has none but on both sides.
-  return _convolve(averages, kernel, stride=2)[:, 1:, 1:]
-
-
-def _convolve(x, kernel, stride):
-  return jax.lax.conv_general_dilated(
-    x,
-    kernel.astype(x.dtype),
-    (stride, stride),
-    ((1, 1), (1, 1)),
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-  )
+  out = convolution.plain(averages, kernel, stride=2, padding=1)
+  return out[:, 1:, 1:]

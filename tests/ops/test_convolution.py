@@ -23,13 +23,13 @@ def test_a_product_and_a_sum_are_a_convolution(shape, float64):
   x, kernel, gradient = _case(shape)
   np.testing.assert_allclose(
     convolution._by_product(x, kernel),
-    convolution._plain(x, kernel),
+    convolution.plain(x, kernel),
     rtol=0,
     atol=1e-12,
   )
   for ours, plain in zip(
     convolution._backward_by_product(x, kernel, gradient),
-    convolution._gradients_of(convolution._plain)(x, kernel, gradient),
+    convolution._gradients_of(convolution.plain)(x, kernel, gradient),
     strict=True,
   ):
     np.testing.assert_allclose(ours, plain, rtol=0, atol=1e-12)
@@ -39,7 +39,7 @@ def test_a_product_and_a_sum_are_a_convolution(shape, float64):
 def test_gradients_are_those_of_the_convolution(shape, float64):
   x, kernel, gradient = _case(shape)
   _, pull = jax.vjp(convolution.conv3x3, x, kernel)
-  _, expected = jax.vjp(convolution._plain, x, kernel)
+  _, expected = jax.vjp(convolution.plain, x, kernel)
   for ours, plain in zip(pull(gradient), expected(gradient), strict=True):
     np.testing.assert_allclose(ours, plain, rtol=0, atol=1e-12)
 
@@ -74,7 +74,7 @@ def test_several_at_once_are_each_a_convolution(shape, float64):
   x = jnp.asarray(rng.standard_normal((3, *shape)))
   kernel = jnp.asarray(rng.standard_normal((3, 3, 3, shape[-1], 6)))
   gradient = jnp.asarray(rng.standard_normal((3, *shape[:3], 6)))
-  plain = jax.vmap(convolution._plain)
+  plain = jax.vmap(convolution.plain)
   expected, pull = jax.vjp(plain, x, kernel)
   found, own_pull = jax.vjp(
     lambda x, kernel: convolution.conv3x3_each(x, kernel, jnp.float64),
@@ -112,7 +112,7 @@ def test_of_several_only_factors_are_rounded():
     return x.astype(jnp.bfloat16).astype(jnp.float32)
 
   expected, pull = jax.vjp(
-    jax.vmap(convolution._plain), rounded(x), rounded(kernel)
+    jax.vmap(convolution.plain), rounded(x), rounded(kernel)
   )
   found, own_pull = jax.vjp(
     lambda x, kernel: convolution.conv3x3_each(x, kernel, jnp.bfloat16),

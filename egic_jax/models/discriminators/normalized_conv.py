@@ -7,21 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from egic_jax.ops import spectral_norm, weight_norm
+from egic_jax.ops import convolution, spectral_norm, weight_norm
 
 # The collection of spectral norm's singular vectors: state, not parameters.
 SPECTRAL = "spectral"
-
-
-def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Stride 1, zero padding: (B, H, W, C) > (B, H, W, features), of x's type."""
-  return jax.lax.conv_general_dilated(
-    x,
-    kernel.astype(x.dtype),
-    (1, 1),
-    "SAME",
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-  )
 
 
 class NormalizedConv(nn.Module):
@@ -36,8 +25,7 @@ class NormalizedConv(nn.Module):
     calibrating: weight norm only: set scale and bias from the data at hand
       before use; "params" must be mutable.
     dtype: type that products are computed in.
-    function: of a map and the normalised kernel, what to do instead of
-      `convolve`.
+    function: of a map and the normalised kernel: which convolution.
   """
 
   features: int
@@ -45,7 +33,7 @@ class NormalizedConv(nn.Module):
   normalization: str
   calibrating: bool = False
   dtype: Any = jnp.float32
-  function: Callable[[jax.Array, jax.Array], jax.Array] = convolve
+  function: Callable[[jax.Array, jax.Array], jax.Array] = convolution.plain
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:

@@ -22,7 +22,7 @@ import numpy as np
 
 from egic_jax.models import initialization, layers
 from egic_jax.models.discriminators import normalized_conv, presets
-from egic_jax.ops import linear, resampling_convolution
+from egic_jax.ops import convolution, linear, resampling_convolution
 
 # Number of columns of which a product's is a multiple.
 _ALIGNED = 8
@@ -80,21 +80,22 @@ class ResidualBlock(nn.Module):
     # Pixels are repeated or averaged within a convolution next to it: the same
     # values for less than half the work. But statistics are of what is not
     # averaged yet.
-    within = not self.calibrating
-    shortcut = x if up or not within else _halve(x)
+    averaged_within = not up and not self.calibrating
+    shortcut = _halve(x) if averaged_within else x
     if x.shape[-1] != self.features:
       shortcut = conv(self.features, 1, name="shortcut")(shortcut)
-    branch = x if self.first else _leaky(x)
-    first, second = {}, {}
+    first = second = convolution.plain
     if up:
       shortcut = _enlarge(shortcut, 2)
-      first = {"function": resampling_convolution.conv3x3_of_enlarged}
-    elif within:
-      second = {"function": resampling_convolution.conv3x3_halved}
-    branch = conv(self.features, 3, name="conv1", **first)(branch)
-    branch = conv(self.features, 3, name="conv2", **second)(_leaky(branch))
+      first = resampling_convolution.conv3x3_of_enlarged
+    elif averaged_within:
+      second = resampling_convolution.conv3x3_halved
+    branch = x if self.first else _leaky(x)
+    branch = conv(self.features, 3, name="conv1", function=first)(branch)
+    branch = _leaky(branch)
+    branch = conv(self.features, 3, name="conv2", function=second)(branch)
     total = shortcut + branch
-    return total if up or within else _halve(total)
+    return total if up or averaged_within else _halve(total)
 
 
 class OasisC(nn.Module):
