@@ -80,7 +80,7 @@ def time_coding(args, config, params) -> dict[str, tuple[float, float]]:
   coarse = rng.integers(0, 256, (args.height // 16, args.width // 16, 3))
   image = np.kron(coarse, np.ones((16, 16, 1))).astype(np.uint8)
   model = model_file.build_model(config, {"codec": params})
-  coder = image_codec.ImageCodec.from_model(model)
+  coder = image_codec.ImageCodec.from_model(model, "float32")
   calls = {"encode": (coder.encode, image)}
   data = coder.encode(image)
   calls["decode"] = (coder.decode, data)

@@ -38,7 +38,7 @@ __all__ = [
 
 
 def load_model(
-  model: "str | os.PathLike | None" = None, *, precision: str = "float32"
+  model: "str | os.PathLike | None" = None, *, precision: str = "auto"
 ) -> "ImageCodec":
   """Opens a model.
 
@@ -48,8 +48,9 @@ def load_model(
       default of the shipped models.
     precision: type that pictures are turned into latents and back in. With
       "bfloat16" a symbol of a file may be another, and values of a decoded
-      picture one level off; large models are faster where the processor has
-      instructions for it. Files decode everywhere, whichever made them.
+      picture a level or two off; large models are faster where the processor
+      has instructions for it. "auto" is "float32" on a CPU and "bfloat16" on a
+      GPU or TPU. Files decode everywhere, whichever made them.
 
   Returns:
     A codec. It and the functions below may be used from several threads; its
@@ -63,7 +64,7 @@ def load_model(
   return models.open_codec(model, precision)
 
 
-def load_model_of(data: bytes, *, precision: str = "float32") -> "ImageCodec":
+def load_model_of(data: bytes, *, precision: str = "auto") -> "ImageCodec":
   """Opens the shipped model that made an `.egic` file.
 
   Args:

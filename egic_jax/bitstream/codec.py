@@ -16,6 +16,7 @@ from egic_jax.bitstream import (
   latents,
   model_file,
   mosaic,
+  programs,
   rate_search,
   tiles,
   windowed,
@@ -77,6 +78,7 @@ class ImageCodec:
   Attributes:
     config: size of the model.
     fingerprint: 8 bytes that every file of this model carries.
+    precision: "float32" or "bfloat16", see `from_model`.
   """
 
   def __init__(
@@ -85,11 +87,12 @@ class ImageCodec:
     params: Mapping[str, Any],
     tables: Mapping[str, tables_lib.SymbolTables],
     fingerprint: bytes,
-    precision: str = "float32",
+    precision: str = "auto",
   ):
     """See `from_model`; the others are the fields of `model_file.Model`."""
     self.config = config
     self.fingerprint = fingerprint
+    self.precision = precision = programs.resolve_precision(precision)
     codec_params = jax.device_put(params["codec"])
     orp_params = None
     if "orp" in params:
@@ -111,7 +114,7 @@ class ImageCodec:
 
   @classmethod
   def from_model(
-    cls, model: model_file.Model, precision: str = "float32"
+    cls, model: model_file.Model, precision: str = "auto"
   ) -> "ImageCodec":
     """A codec with the model's parameters and tables.
 
@@ -119,9 +122,10 @@ class ImageCodec:
       model: what `model_file` reads or builds.
       precision: type that pictures are turned into latents and back in,
         "float32" or "bfloat16", which is faster on machines that multiply it
-        faster. A file decodes to the same symbols either way, whichever it was
-        made with; some of its symbols may be another when it is made, and the
-        picture's values one level off when it is decoded.
+        faster, or "auto" (`programs.resolve_precision`). A file decodes to the
+        same symbols either way, whichever it was made with; some of its symbols
+        may be another when it is made, and the picture's values a level or two
+        off when it is decoded.
 
     Raises:
       ValueError: another precision.

@@ -28,7 +28,7 @@ class Decoder:
     orp_params: Mapping[str, Any] | None,
     latent_coder: latents.LatentCoder,
     fingerprint: bytes,
-    precision: str = "float32",
+    precision: str,
   ):
     """Parameters on the device; the rest as in `codec.ImageCodec`."""
     self._config = config

@@ -50,7 +50,7 @@ class Encoder:
     codec_params: Mapping[str, Any],
     latent_coder: latents.LatentCoder,
     fingerprint: bytes,
-    precision: str = "float32",
+    precision: str,
   ):
     """`codec_params` on the device; the rest as in `codec.ImageCodec`."""
     self._config = config

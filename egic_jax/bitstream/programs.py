@@ -24,6 +24,7 @@ from egic_jax.models import presets
 from egic_jax.ops import extents
 
 _PRECISIONS = ("float32", "bfloat16")
+_AUTO = "auto"
 
 
 class Programs(NamedTuple):
@@ -53,6 +54,27 @@ class Programs(NamedTuple):
   gains: Callable
 
 
+def resolve_precision(precision: str) -> str:
+  """Which type "auto" stands for here: what is fastest and hardly ever seen.
+
+  "float32" on a CPU, where "bfloat16" pays only with instructions for it and a
+  large model. Elsewhere "bfloat16": it is what matrix units take, a full
+  float32 product is several passes of them. Kodak, shipped model: 0.003 dB at
+  0.05 % fewer bytes.
+
+  Raises:
+    ValueError: if it is no precision.
+  """
+  if precision == _AUTO:
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+  if precision not in _PRECISIONS:
+    raise ValueError(
+      f"precision is {precision!r}; it must be one of"
+      f" {', '.join((_AUTO, *_PRECISIONS))}"
+    )
+  return precision
+
+
 @functools.lru_cache(maxsize=8)
 def programs(
   config: presets.CodecConfig, precision: str = "float32"
@@ -63,14 +85,7 @@ def programs(
     config: the size.
     precision: type that analysis and synthesis compute in, "float32" or
       "bfloat16".
-
-  Raises:
-    ValueError: another precision.
   """
-  if precision not in _PRECISIONS:
-    raise ValueError(
-      f"precision is {precision!r}; it must be one of {', '.join(_PRECISIONS)}"
-    )
   if precision != "float32":
     _try_kernels("attention", "mlp")
     synthesis, synthesis_orp = _synthesis_programs(config, precision)

@@ -23,7 +23,9 @@ def make_parser() -> argparse.ArgumentParser:
     help="1: most realistic, 0: least distortion, or between; the file is the"
     " same (default: 1; needs a model with an ORP head)",
   )
-  models.add_precision(parser, "values of the picture may be one level off")
+  models.add_precision(
+    parser, "values of the picture may be a level or two off"
+  )
   parser.add_argument(
     "--max-pixels",
     type=int,

@@ -35,6 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
     "--images", required=True, metavar="DIR", help="folder of pictures"
   )
   models.add_argument(parser)
+  models.add_precision(parser, "sizes and quality differ in the last digits")
   parser.add_argument(
     "--alpha", type=float, default=1.0, help="see egic decompress"
   )
@@ -60,7 +61,7 @@ def run(argv: Sequence[str]) -> int:
   from egic_jax.evaluation import folder
 
   paths = folder.find_pictures(args.images)
-  codec = models.open_codec(args.model)
+  codec = models.open_codec(args.model, args.precision)
   qualities = [codec.nearest_quality(q) for q in args.quality or [None]]
   if args.save:
     pathlib.Path(args.save).mkdir(parents=True, exist_ok=True)
@@ -98,7 +99,11 @@ def run(argv: Sequence[str]) -> int:
       file=sys.stderr,
     )
   if args.json:
-    report = {"model": codec.fingerprint.hex(), "alpha": args.alpha}
+    report = {
+      "model": codec.fingerprint.hex(),
+      "precision": codec.precision,
+      "alpha": args.alpha,
+    }
     # A model of one rate has one run, and no quality to name it by.
     report |= runs[0] if codec.quality_range is None else {"qualities": runs}
     text = json.dumps(report, indent=2) + "\n"

@@ -30,13 +30,14 @@ def add_argument(
 
 
 def add_precision(parser: argparse.ArgumentParser, effect: str) -> None:
-  """Adds --precision, "float32" unless told otherwise; what else it does."""
+  """Adds --precision; `effect` says what else bfloat16 does."""
   parser.add_argument(
     "--precision",
-    choices=("float32", "bfloat16"),
-    default="float32",
+    choices=("auto", "float32", "bfloat16"),
+    default="auto",
     help=f"bfloat16: {effect}, and large models are faster where the processor"
-    " has instructions for it (default: float32)",
+    " has instructions for it (default: auto, which is float32 on a CPU and"
+    " bfloat16 on a GPU or TPU)",
   )
 
 
@@ -67,7 +68,7 @@ def open_model(name: str | os.PathLike | None):
   return model_file.build_model(config, params, {"step": str(step)})
 
 
-def open_codec(name: str | os.PathLike | None, precision: str = "float32"):
+def open_codec(name: str | os.PathLike | None, precision: str = "auto"):
   """An ImageCodec of the model; see `open_model` and `ImageCodec.from_model`."""
   model = open_model(name)
   from egic_jax.bitstream import codec
@@ -96,9 +97,7 @@ def shipped_model_of(data: bytes) -> catalog.ShippedModel:
 class FileCodecs:
   """The codec of each file: of the model named, or of the one that made it."""
 
-  def __init__(
-    self, name: str | os.PathLike | None, precision: str = "float32"
-  ):
+  def __init__(self, name: str | os.PathLike | None, precision: str = "auto"):
     """Opens the model of this name at once; None for those shipped."""
     self._named = None if name is None else open_codec(name, precision)
     self._precision = precision

@@ -237,8 +237,34 @@ def test_precision_is_that_of_both_ends_of_synthesis(model):
 
 
 def test_another_precision_is_refused(model):
-  with pytest.raises(ValueError, match="'int8'; it must be one of float32, bf"):
+  with pytest.raises(ValueError, match="'int8'; it must be one of auto, flo"):
     codec.ImageCodec.from_model(model, "int8")
+
+
+@pytest.mark.parametrize(
+  ("platform", "precision"),
+  [("cpu", "float32"), ("gpu", "bfloat16"), ("tpu", "bfloat16")],
+)
+def test_precision_unless_told_otherwise(
+  model, picture, monkeypatch, platform, precision
+):
+  with monkeypatch.context() as patch:
+    patch.setattr(jax, "default_backend", lambda: platform)
+    chosen = programs.resolve_precision("auto")
+    assert programs.resolve_precision("float32") == "float32"
+  assert chosen == precision
+  # And what is chosen is what pictures are made in.
+  monkeypatch.setattr(
+    programs,
+    "resolve_precision",
+    lambda asked: chosen if asked == "auto" else asked,
+  )
+  image, default = picture(50, 70), codec.ImageCodec.from_model(model)
+  explicit = codec.ImageCodec.from_model(model, precision)
+  assert default.precision == explicit.precision == precision
+  data = explicit.encode(image)
+  assert default.encode(image) == data
+  np.testing.assert_array_equal(default.decode(data), explicit.decode(data))
 
 
 def test_alpha_mixes_two_outputs(image_codec, picture):

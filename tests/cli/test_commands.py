@@ -99,7 +99,7 @@ def test_precision_reaches_the_encoder(
 ):
   opened_in, open_codec = [], models.open_codec
 
-  def open_(name, precision="float32"):
+  def open_(name, precision):
     opened_in.append(precision)
     return open_codec(name, precision)
 
@@ -113,6 +113,10 @@ def test_precision_reaches_the_encoder(
     assert egic_jax.encode(opened, image) == coded.read_bytes()
   # By the command, then by load_model.
   assert opened_in == ["float32"] * 2 + ["bfloat16"] * 2
+  out = ("-o", tmp_path / "default.egic", "--model", model_path)
+  assert egic("compress", picture, *out) == 0
+  egic_jax.load_model(model_path)
+  assert opened_in[4:] == ["auto"] * 2
 
 
 def test_many_files_into_a_directory_and_one_that_fails(
