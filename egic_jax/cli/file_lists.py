@@ -162,6 +162,8 @@ def each(
       line = future.result()
       if not quiet:
         print(f"{place}{line}", file=sys.stderr)
+    except BrokenPipeError:
+      raise  # Not the file's fault, see `main`.
     except (ValueError, OSError, MemoryError) as error:
       failed += 1
       text = main.one_line(error)
@@ -194,6 +196,8 @@ def _begin(pool, convert):
   future = concurrent.futures.Future()
   try:
     done = convert()
+  except BrokenPipeError:
+    raise
   except (ValueError, OSError, MemoryError) as error:
     future.set_exception(error)
     return 0, future

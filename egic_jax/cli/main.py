@@ -33,7 +33,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     The exit code: 0 when all went well; 1 after an error, told in one line on
     stderr; 2 when the arguments themselves are wrong; 130 after Ctrl-C.
   """
-  argv = list(sys.argv[1:] if argv is None else argv)
+  try:
+    try:
+      return _run(list(sys.argv[1:] if argv is None else argv))
+    finally:
+      if sys.stdout is not None:
+        sys.stdout.flush()  # Here, where a reader that is gone can be borne.
+  except BrokenPipeError:
+    # Whoever read our output has seen enough; keep Python from complaining.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+
+
+def _run(argv: list[str]) -> int:
   if not argv or argv[0] in ("-h", "--help", "help"):
     print(_usage())
     return 0
@@ -56,9 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"egic {name}: stopped", file=sys.stderr)
     return 130
   except BrokenPipeError:
-    # Whoever read our output has seen enough; keep Python from complaining.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
+    raise
   except Exception as error:
     if os.environ.get("EGIC_TRACEBACK"):
       raise

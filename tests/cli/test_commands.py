@@ -379,3 +379,27 @@ def test_importing_the_package_imports_nothing_heavy():
     " & set(sys.modules)) or 0)"
   )
   subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("command", ["--help", "compress --help", "info"])
+def test_a_reader_that_is_gone_is_no_error(command, picture, tmp_path):
+  words = command.split()
+  if command == "info":
+    # Of several files: the next one is not to be told about, either.
+    words += [str(tmp_path / name) for name in ("a.egic", "b.egic")]
+    assert egic("compress", picture, "-o", words[1]) == 0
+    assert egic("compress", picture, "-o", words[2]) == 0
+  reader, writer = os.pipe()
+  os.close(reader)
+  try:
+    result = subprocess.run(
+      [sys.executable, "-m", "egic_jax", *words],
+      stdout=writer,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+  finally:
+    os.close(writer)
+  assert result.stderr == ""
+  # Python's own complaint about it would be 120; argparse finds all well.
+  assert result.returncode in (0, 1)
