@@ -23,6 +23,7 @@ runtime.configure()
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
+import matrix_flops  # noqa: E402
 import numpy as np  # noqa: E402
 
 from egic_jax.bitstream import buckets, model_file, programs  # noqa: E402
@@ -86,14 +87,39 @@ def time_coding(args, config, params) -> dict[str, dict[str, float]]:
   narrow = image_codec.ImageCodec.from_model(model, "bfloat16")
   calls["encode, bfloat16"] = (narrow.encode, image)
   calls["decode, bfloat16"] = (narrow.decode, data)
+  rows = {
+    name: timed(*call, repeats=args.repeats) for name, call in calls.items()
+  }
+  for name, call in networks(config, params, image).items():
+    rows[f"  {name}"] = timed(*call, repeats=args.repeats) | {
+      "gflop": matrix_flops.count(*call) / 1e9
+    }
+  return rows
+
+
+def networks(config, params, image) -> dict[str, tuple]:
+  """What coding a picture runs, each as a function and its arguments."""
   parts = programs.programs(config)
   params = jax.tree.map(jnp.asarray, params)
   image, valid = buckets.place(image[None], config.hyper_stride)
-  calls["  analysis"] = (parts.analysis, params, image, valid)
-  y_hat = parts.analysis(params, image, valid)
-  calls["  synthesis"] = (parts.synthesis, params, y_hat, valid)
+  y = parts.analysis(params, image, valid)
+  z = parts.hyper_analysis(params, y, valid)
+  means, scales = parts.hyper_synthesis(params, z, valid)
+
+  def slices(params, means, scales, y, valid):
+    """Every slice's mean and scale index, given all slices before it."""
+    y = jnp.split(y, config.num_slices, axis=-1)
+    return [
+      parts.slice_parameters(i, params, means, scales, tuple(y[:i]), valid)
+      for i in range(config.num_slices)
+    ]
+
   return {
-    name: timed(*call, repeats=args.repeats) for name, call in calls.items()
+    "analysis": (parts.analysis, params, image, valid),
+    "hyper-analysis": (parts.hyper_analysis, params, y, valid),
+    "hyper-synthesis": (parts.hyper_synthesis, params, z, valid),
+    "slices": (slices, params, means, scales, y, valid),
+    "synthesis": (parts.synthesis, params, y, valid),
   }
 
 
@@ -166,6 +192,9 @@ def main() -> None:
     note = f"first call {row['first']:.1f} s"
     if "compile" in row:
       note += f", {row['compile']:.1f} of them tracing and compiling"
+    if "gflop" in row:
+      gflops = row["gflop"] / row["median"]
+      note += f", {row['gflop']:.1f} GFLOP: {gflops:.0f} GFLOP/s"
     print(f"{name:<34} {row['median']:8.3f} s   ({note})")
   if args.json:
     report = {"product_gflops": [before, after], "rows": rows}

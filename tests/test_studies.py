@@ -5,9 +5,13 @@ import importlib.util
 import pathlib
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorboardX
+
+from egic_jax.models import swin
+from egic_jax.ops import gpu_kernel
 
 _FOLDER = pathlib.Path(__file__).resolve().parents[1] / "experiments"
 
@@ -37,6 +41,18 @@ def test_the_comparison_starts_where_this_package_is_not():
   for node in ast.parse(path.read_text()).body:
     if isinstance(node, ast.Import | ast.ImportFrom):
       assert "egic_jax" not in ast.unparse(node)
+
+
+def test_a_cpu_that_rounds_as_a_gpu(load):
+  as_accelerator = load("bfloat16_training/as_accelerator.py")
+  found = as_accelerator._as_gpu(
+    "cpu", gpu_kernel.ONE_DEVICE, False, jnp.bfloat16
+  )
+  assert found == swin.Execution(entropy_dtype=jnp.bfloat16)
+  wide = as_accelerator._as_gpu(
+    "cpu", gpu_kernel.ONE_DEVICE, False, jnp.float32
+  )
+  assert wide == swin.Execution()
 
 
 def _write(directory, number, points):

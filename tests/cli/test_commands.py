@@ -215,10 +215,11 @@ def test_evaluate_tells_real_and_estimated_rates(
   saved = tmp_path / "beside"
   code = egic(
     "evaluate", "--images", folder, "--model", model_path,
-    "--json", report, "--save", saved,
+    "--json", report, "--save", saved, "--precision", "bfloat16",
   )  # fmt: skip
   assert code == 0
   facts = json.loads(report.read_text())
+  assert facts["precision"] == "bfloat16"
   large, small = facts["pictures"]
   assert (large["name"], small["name"]) == ("large.png", "small.png")
   for row in (large, small):
