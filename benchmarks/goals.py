@@ -2,10 +2,11 @@
 
     python benchmarks/goals.py --picture kodim01.png --json goals.json
 
-Parts run one after the other, each in processes of its own, on an empty cache of
-programs. Times of the official TensorFlow code are from another machine: they are
-divided by the ratio of what a 4096^3 float32 product does here, measured before
-and after ours in the same process, to what it did there. Of whole processes the
+Parts run one after the other, each in processes of its own. Times of the official
+TensorFlow code are from another machine: they are divided by the ratio of what a
+4096^3 float32 product does here, measured in turn with ours in the same process, to
+what it did there. Files are coded with programs of a process before, as in all
+but the first on a machine; the training step is compiled. Of whole processes the
 wall clock counts, start and imports included. A GPU's goals are measured by
 accelerator.py.
 """
@@ -88,14 +89,14 @@ def measure(picture: str) -> dict[str, dict[str, float]]:
   """All parts: for each key of GOALS "value", and "seconds" or "gflops"."""
   found = {}
   with tempfile.TemporaryDirectory() as cache:
-    coding = _network_speed(cache, "--parts", "coding", "--repeats", "7")
+    _network_speed(cache, "coding", repeats=1)  # Has programs compiled.
+    rows = _network_speed(cache, "coding", repeats=7)
     for key in ("encode", "decode"):
       for name in (key, f"{key}, bfloat16"):
-        seconds = coding["rows"][name]["median"]
-        found[name] = _scaled(key, seconds, coding["product_gflops"])
-    training = _network_speed(cache, "--parts", "training", "--repeats", "4")
-    (row,) = training["rows"].values()
-    found["step"] = _scaled("step", row["median"], training["product_gflops"])
+        found[name] = _scaled(key, rows[name]["median"], rows)
+    rows = _network_speed(cache, "training", repeats=4)
+    (row,) = [row for row in rows.values() if "compile" in row]
+    found["step"] = _scaled("step", row["median"], rows)
     found["compile"] = {"value": row["compile"]}
   for part in _PARTS:
     command = (*_this(), "--part", part, "--picture", picture)
@@ -140,19 +141,21 @@ def where() -> str:
   )
 
 
-def _scaled(key, seconds, rates):
+def _scaled(key, seconds, rows):
   """A time as a share of the official one on a machine as fast as this."""
-  gflops = statistics.mean(rates)
+  (product,) = [row for name, row in rows.items() if name.startswith("product")]
+  gflops = product["gflop"] / product["median"]
   official = OFFICIAL_SECONDS[key] * OFFICIAL_GFLOPS / gflops
   return {"value": seconds / official, "seconds": seconds, "gflops": gflops}
 
 
-def _network_speed(cache: str, *options: str) -> dict:
+def _network_speed(cache: str, part: str, repeats: int) -> dict:
   report = pathlib.Path(cache, "report.json")
-  command = [sys.executable, str(_HERE / "network_speed.py"), *options]
+  command = [sys.executable, str(_HERE / "network_speed.py"), "--parts", part]
+  command += ["--repeats", str(repeats), "--json", str(report)]
   environment = os.environ | {"EGIC_CACHE_DIR": cache}
-  subprocess.run([*command, "--json", str(report)], check=True, env=environment)
-  return json.loads(report.read_text())
+  subprocess.run(command, check=True, env=environment)
+  return json.loads(report.read_text())[part]
 
 
 def _processes(picture: str) -> dict[str, float]:

@@ -2,9 +2,10 @@
 
     python benchmarks/network_speed.py --preset full
 
-Times are medians after a first call that compiles. The rate of a 4096^3 float32
-product, measured in the same run, tells how busy and how fast the machine is,
-so that figures of different machines and hours can be compared.
+Times are medians of rounds in which everything is called once, after a first
+call that compiles or reads programs from disk. A 4096^3 float32 product is called
+in every round, too: its rate tells how busy and how fast the machine is, so that
+figures of different machines and hours can be compared.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import platform
 import statistics
 import subprocess
 import time
+from collections.abc import Callable, Mapping
 
 from egic_jax import allocator, atomic_files, runtime
 
@@ -32,23 +34,32 @@ from egic_jax.losses import rate_distortion  # noqa: E402
 from egic_jax.models import codec, presets, swin  # noqa: E402
 from egic_jax.ops import gpu_kernel  # noqa: E402
 
+_PRODUCT = "product 4096^3, float32"
 
-def timed(function, *args, repeats: int) -> dict[str, float]:
-  """Seconds of the first call, median seconds of the following ones."""
-  times = []
+
+def timed(calls: Mapping[str, Callable], repeats: int) -> dict[str, dict]:
+  """Seconds of first calls, and medians of the following ones, in rounds.
+
+  A neighbour on the machine who stays for some seconds thus slows down a few
+  calls of each function, not all of one.
+  """
+  times = {name: [] for name in calls}
   for _ in range(repeats + 1):
-    start = time.perf_counter()
-    jax.block_until_ready(function(*args))
-    times.append(time.perf_counter() - start)
-  return {"first": times[0], "median": statistics.median(times[1:])}
+    for name, call in calls.items():
+      start = time.perf_counter()
+      jax.block_until_ready(call())
+      times[name].append(time.perf_counter() - start)
+  return {
+    name: {"first": first, "median": statistics.median(rest)}
+    for name, (first, *rest) in times.items()
+  }
 
 
-def matmul_rate() -> float:
-  """GFLOP/s of a 4096^3 float32 product."""
+def product() -> Callable:
+  """A 4096^3 float32 product, as a function without arguments."""
   a = jnp.ones((4096, 4096), jnp.float32)
-  product = jax.jit(lambda a: jnp.dot(a, a, precision="highest"))
-  seconds = timed(product, a, repeats=3)["median"]
-  return 2 * 4096**3 / seconds / 1e9
+  multiply = jax.jit(lambda a: jnp.dot(a, a, precision="highest"))
+  return functools.partial(multiply, a)
 
 
 def training_step(config, dtype):
@@ -75,25 +86,28 @@ def training_step(config, dtype):
 
 
 def time_coding(args, config, params) -> dict[str, dict[str, float]]:
-  """Whole files, and the transforms alone."""
+  """Whole files, and the networks alone."""
   rng = np.random.default_rng(0)
   coarse = rng.integers(0, 256, (args.height // 16, args.width // 16, 3))
   image = np.kron(coarse, np.ones((16, 16, 1))).astype(np.uint8)
   model = model_file.build_model(config, {"codec": params})
   coder = image_codec.ImageCodec.from_model(model, "float32")
-  calls = {"encode": (coder.encode, image)}
   data = coder.encode(image)
-  calls["decode"] = (coder.decode, data)
   narrow = image_codec.ImageCodec.from_model(model, "bfloat16")
-  calls["encode, bfloat16"] = (narrow.encode, image)
-  calls["decode, bfloat16"] = (narrow.decode, data)
-  rows = {
-    name: timed(*call, repeats=args.repeats) for name, call in calls.items()
+  parts = networks(config, params, image)
+  calls = {
+    _PRODUCT: product(),
+    "encode": functools.partial(coder.encode, image),
+    "decode": functools.partial(coder.decode, data),
+    "encode, bfloat16": functools.partial(narrow.encode, image),
+    "decode, bfloat16": functools.partial(narrow.decode, data),
   }
-  for name, call in networks(config, params, image).items():
-    rows[f"  {name}"] = timed(*call, repeats=args.repeats) | {
-      "gflop": matrix_flops.count(*call) / 1e9
-    }
+  calls |= {
+    f"  {name}": functools.partial(*call) for name, call in parts.items()
+  }
+  rows = timed(calls, args.repeats)
+  for name, call in parts.items():
+    rows[f"  {name}"]["gflop"] = matrix_flops.count(*call) / 1e9
   return rows
 
 
@@ -126,8 +140,8 @@ def networks(config, params, image) -> dict[str, tuple]:
 def time_training(args, config, params) -> dict[str, dict[str, float]]:
   """One step after the other, each on the last one's parameters.
 
-  "compile": seconds of tracing and compiling it, which are part of "first"; of
-  reading it, where jax finds it on disk (EGIC_CACHE_DIR).
+  "compile": seconds of tracing and compiling it; of reading it, where jax finds
+  it on disk (EGIC_CACHE_DIR).
   """
   step = training_step(config, jnp.dtype(args.dtype))
   params = jax.tree.map(jnp.asarray, params)
@@ -135,22 +149,27 @@ def time_training(args, config, params) -> dict[str, dict[str, float]]:
   batch = jnp.asarray(
     rng.random((args.batch, args.crop, args.crop, 3)), jnp.float32
   )
-  times = []
-  for i in range(args.repeats + 1):
-    start = time.perf_counter()
-    if not times:  # As `training.loop` does.
-      options = runtime.COMPILER_OPTIONS.get(jax.default_backend())
-      with allocator.compiling():
-        step = step.lower(params, batch, jax.random.key(i)).compile(options)
-      allocator.set_crumbs_aside()
-      compiled = time.perf_counter() - start
-    params = step(params, batch, jax.random.key(i))
-    jax.block_until_ready(params)
-    times.append(time.perf_counter() - start)
+  start = time.perf_counter()
+  options = runtime.COMPILER_OPTIONS.get(jax.default_backend())
+  with allocator.compiling():  # As `training.loop` does.
+    step = step.lower(params, batch, jax.random.key(0)).compile(options)
+  allocator.set_crumbs_aside()
+  compiled = time.perf_counter() - start
+
+  def update():
+    nonlocal params
+    params = step(params, batch, jax.random.key(0))
+    return params
+
+  def pause():
     time.sleep(0.01)  # Temporaries are freed after results are there: 12 GB.
+
   name = f"training step, {args.batch} x {args.crop} x {args.crop}"
-  found = {"first": times[0], "median": statistics.median(times[1:])}
-  return {name: found | {"compile": compiled}}
+  calls = {_PRODUCT: product(), name: update, "pause": pause}
+  rows = timed(calls, args.repeats)
+  del rows["pause"]
+  rows[name]["compile"] = compiled
+  return rows
 
 
 def main() -> None:
@@ -169,14 +188,6 @@ def main() -> None:
 
   config = presets.get_preset(args.preset)
   params = codec.init_codec_params(config, 0)
-  before = matmul_rate()
-  rows = {}
-  if "coding" in args.parts:
-    rows |= time_coding(args, config, params)
-  if "training" in args.parts:
-    rows |= time_training(args, config, params)
-  after = matmul_rate()
-
   commit = subprocess.run(
     ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
   ).stdout.strip()
@@ -185,20 +196,23 @@ def main() -> None:
     f" x {os.cpu_count()}, jax {jax.__version__}, Python"
     f" {platform.python_version()}, {datetime.date.today()}, commit {commit}"
   )
-  print(
-    f"matmul 4096^3 float32: {before:.0f} GFLOP/s before, {after:.0f} after"
-  )
-  for name, row in rows.items():
-    note = f"first call {row['first']:.1f} s"
-    if "compile" in row:
-      note += f", {row['compile']:.1f} of them tracing and compiling"
-    if "gflop" in row:
-      gflops = row["gflop"] / row["median"]
-      note += f", {row['gflop']:.1f} GFLOP: {gflops:.0f} GFLOP/s"
-    print(f"{name:<34} {row['median']:8.3f} s   ({note})")
+  rows = {}
+  for part, measure in (("coding", time_coding), ("training", time_training)):
+    if part not in args.parts:
+      continue
+    found = measure(args, config, params)
+    found[_PRODUCT]["gflop"] = 2 * 4096**3 / 1e9
+    for name, row in found.items():
+      note = f"first call {row['first']:.1f} s"
+      if "compile" in row:
+        note += f", before it {row['compile']:.1f} s of tracing and compiling"
+      if "gflop" in row:
+        gflops = row["gflop"] / row["median"]
+        note += f", {row['gflop']:.1f} GFLOP: {gflops:.0f} GFLOP/s"
+      print(f"{name:<34} {row['median']:8.3f} s   ({note})", flush=True)
+    rows[part] = found
   if args.json:
-    report = {"product_gflops": [before, after], "rows": rows}
-    atomic_files.write_bytes(args.json, json.dumps(report, indent=2).encode())
+    atomic_files.write_bytes(args.json, json.dumps(rows, indent=2).encode())
 
 
 if __name__ == "__main__":
