@@ -71,7 +71,7 @@ def get_config() -> ConfigDict:
   config.data.flip = True
   # Threads that decode, and batches that are kept ready; and processes beside
   # this one that do so, each with as many, where Python's threads are too slow
-  # for an accelerator (benchmarks/README.md). 0 for none: they take seconds to
+  # for an accelerator (benchmarks/log.md). 0 for none: they take seconds to
   # start. Batches do not depend on any of this.
   config.data.num_workers = 0
   config.data.num_threads = 4

@@ -73,7 +73,7 @@ class ImageCodec:
 
   Pictures of more than 1024 pixels a side are coded tile by tile, see `tiles`.
   Memory beyond that of the networks on one tile grows by 8 bytes a pixel (the
-  image and its latents, of the full model), see `benchmarks/README.md`.
+  image and its latents, of the full model), see `benchmarks/log.md`.
 
   Attributes:
     config: size of the model.

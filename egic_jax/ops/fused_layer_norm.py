@@ -18,7 +18,7 @@ from egic_jax.ops import gpu_kernel, layer_norm, sum_rows
 # sums there are to add up in the end.
 _PROGRAMS = 528
 # Numbers that a program holds of a map, and those of 32 threads: the fastest of some
-# on an H200 (benchmarks/README.md).
+# on an H200 (benchmarks/log.md).
 _ELEMENTS, _PER_WARP = 4096, 256
 _ELEMENTS_BACK, _PER_WARP_BACK = 1024, 512
 _MOST_CHANNELS = 2048
