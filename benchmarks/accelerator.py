@@ -19,14 +19,12 @@ preset's name.
 """
 
 import argparse
-import datetime
 import fcntl
 import functools
 import json
 import os
 import pathlib
 import pickle
-import platform
 import signal
 import statistics
 import subprocess
@@ -34,6 +32,8 @@ import sys
 import tempfile
 import time
 import traceback
+
+import provenance
 
 DEFAULT_CASES = (
   "ceilings",
@@ -508,14 +508,7 @@ def main() -> None:
   if folder:
     work(arguments.cases, pathlib.Path(folder))
     return
-  commit = subprocess.run(
-    ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-  ).stdout.strip()
-  print(
-    f"Python {platform.python_version()}, {os.cpu_count()} processors,"
-    f" {datetime.date.today()}, commit {commit or 'unknown'}",
-    flush=True,
-  )
+  print(f"{os.cpu_count()} processors, {provenance.line()}", flush=True)
   arguments.to.mkdir(parents=True, exist_ok=True)
   if arguments.programs:
     os.environ[_PROGRAMS] = str(arguments.programs)

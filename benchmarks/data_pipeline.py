@@ -12,13 +12,10 @@ training step, and a share of a chip's published bf16 peak.
 """
 
 import argparse
-import datetime
 import importlib.util
 import multiprocessing
 import os
 import pathlib
-import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +24,7 @@ import time
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import numpy as np
+import provenance
 
 from egic_jax import images
 from egic_jax.data import datasets, pipeline
@@ -193,14 +191,11 @@ def main() -> None:
   parser.add_argument("--seconds", type=float, default=4.0, help="of a row")
   args = parser.parse_args()
 
-  commit = subprocess.run(
-    ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-  ).stdout.strip()
   with tempfile.TemporaryDirectory() as scratch:
     found = open_datasets(pathlib.Path(args.data_dir or scratch), args.folder)
     print(
-      f"{os.cpu_count()} CPU cores, load {os.getloadavg()[0]:.1f}, Python"
-      f" {platform.python_version()}, {datetime.date.today()}, commit {commit}\n"
+      f"{os.cpu_count()} CPU cores, load {os.getloadavg()[0]:.1f},"
+      f" {provenance.line()}\n"
     )
     print("| data | inputs | workers x threads | images/s | CPU ms an image |")
     print("|---|---|---|---|---|")

@@ -13,11 +13,9 @@ accelerator.py.
 
 import argparse
 import dataclasses
-import datetime
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
@@ -78,6 +76,12 @@ def main() -> None:
   if args.part:
     print(json.dumps(_PARTS[args.part](args.picture)))
     return
+  from egic_jax import images
+
+  try:
+    images.read(args.picture)
+  except (OSError, ValueError) as error:
+    parser.error(str(error))
   found = measure(args.picture)
   print(f"\n{where()}\n\n{table(found)}")
   if args.json:
@@ -131,14 +135,10 @@ def table(found: dict[str, dict[str, float]]) -> str:
 def where() -> str:
   """Machine, versions, date and commit in one line."""
   import jax
+  import provenance
 
-  commit = subprocess.run(
-    ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-  ).stdout.strip()
-  return (
-    f"{os.cpu_count()} CPU cores, jax {jax.__version__}, Python"
-    f" {platform.python_version()}, {datetime.date.today()}, commit {commit}"
-  )
+  cores = os.cpu_count()
+  return f"{cores} CPU cores, jax {jax.__version__}, {provenance.line()}"
 
 
 def _scaled(key, seconds, rows):

@@ -14,11 +14,9 @@ window differ from those of the whole picture, near the seams and elsewhere.
 
 import argparse
 import contextlib
-import datetime
 import functools
 import json
 import pathlib
-import platform
 import resource
 import subprocess
 import sys
@@ -26,6 +24,7 @@ import tempfile
 import time
 
 import numpy as np
+import provenance
 
 from egic_jax import images, runtime
 
@@ -213,13 +212,7 @@ def main() -> None:
   args = parser.parse_args()
 
   photographs = sorted(args.pictures.glob("*.png"))
-  commit = subprocess.run(
-    ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-  ).stdout.strip()
-  print(
-    f"{pathlib.Path(args.model).name}, Python {platform.python_version()},"
-    f" {datetime.date.today()}, commit {commit}\n"
-  )
+  print(f"{pathlib.Path(args.model).name}, {provenance.line()}\n")
   if "seams" in args.parts:
     seams_table(args.model, photographs)
   if "size" in args.parts:

@@ -9,13 +9,10 @@ figures of different machines and hours can be compared.
 """
 
 import argparse
-import datetime
 import functools
 import json
 import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 
@@ -27,6 +24,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import matrix_flops  # noqa: E402
 import numpy as np  # noqa: E402
+import provenance  # noqa: E402
 
 from egic_jax.bitstream import buckets, model_file, programs  # noqa: E402
 from egic_jax.bitstream import codec as image_codec  # noqa: E402
@@ -188,13 +186,9 @@ def main() -> None:
 
   config = presets.get_preset(args.preset)
   params = codec.init_codec_params(config, 0)
-  commit = subprocess.run(
-    ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-  ).stdout.strip()
   print(
     f"{args.preset}, {args.height} x {args.width}, {jax.devices()[0].device_kind}"
-    f" x {os.cpu_count()}, jax {jax.__version__}, Python"
-    f" {platform.python_version()}, {datetime.date.today()}, commit {commit}"
+    f" x {os.cpu_count()}, jax {jax.__version__}, {provenance.line()}"
   )
   rows = {}
   for part, measure in (("coding", time_coding), ("training", time_training)):
