@@ -21,9 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 
-_HERE = pathlib.Path(__file__).resolve().parent
 _EGIC = (sys.executable, "-m", "egic_jax")
 
 # The official code on two CPU cores, whose product ran at so many GFLOP/s in jax.
@@ -103,7 +101,7 @@ def measure(picture: str) -> dict[str, dict[str, float]]:
     found["step"] = _scaled("step", row["median"], rows)
     found["compile"] = {"value": row["compile"]}
   for part in _PARTS:
-    command = (*_this(), "--part", part, "--picture", picture)
+    command = (*_script("goals.py"), "--part", part, "--picture", picture)
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
     values = json.loads(output.splitlines()[-1])
     found |= {key: {"value": value} for key, value in values.items()}
@@ -149,9 +147,13 @@ def _scaled(key, seconds, rows):
   return {"value": seconds / official, "seconds": seconds, "gflops": gflops}
 
 
+def _script(name: str) -> tuple[str, str]:
+  return sys.executable, str(pathlib.Path(__file__).resolve().with_name(name))
+
+
 def _network_speed(cache: str, part: str, repeats: int) -> dict:
   report = pathlib.Path(cache, "report.json")
-  command = [sys.executable, str(_HERE / "network_speed.py"), "--parts", part]
+  command = [*_script("network_speed.py"), "--parts", part]
   command += ["--repeats", str(repeats), "--json", str(report)]
   environment = os.environ | {"EGIC_CACHE_DIR": cache}
   subprocess.run(command, check=True, env=environment)
@@ -222,10 +224,6 @@ def _range_decoding(picture: str) -> dict[str, float]:
 
 
 _PARTS = {"processes": _processes, "range_decoding": _range_decoding}
-
-
-def _this() -> Sequence[str]:
-  return sys.executable, str(pathlib.Path(__file__).resolve())
 
 
 if __name__ == "__main__":

@@ -43,7 +43,17 @@ def train(
   config: str = "tiny_mse",
 ) -> None:
   """`egic train` on photographs; nothing where it is done already."""
-  egic(
+  egic(*train_arguments(workdir, photographs, *overrides, config=config))
+
+
+def train_arguments(
+  workdir: pathlib.Path,
+  photographs: str,
+  *overrides: str,
+  config: str = "tiny_mse",
+) -> tuple[str, ...]:
+  """What `train` passes to egic."""
+  return (
     "train",
     "--config",
     f"configs/{config}.py",

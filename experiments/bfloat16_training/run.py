@@ -61,17 +61,14 @@ def _train(root, seed, photographs, overrides):
     command = [
       sys.executable,
       str(_HERE / "as_accelerator.py"),
-      "train",
-      "--config",
-      "configs/tiny_mse.py",
-      "--workdir",
-      str(root / f"{precision}_{seed}"),
-      f"data.folder={photographs}",
-      "data.taxonomy=photographs",
-      f"train.seed={seed}",
-      f"model.compute_dtype={precision}",
-      *SETTINGS,
-      *overrides,
+      *study.train_arguments(
+        root / f"{precision}_{seed}",
+        photographs,
+        f"train.seed={seed}",
+        f"model.compute_dtype={precision}",
+        *SETTINGS,
+        *overrides,
+      ),
     ]
     print("\n$ " + " ".join(command), flush=True)
     pin = functools.partial(os.sched_setaffinity, 0, share)
