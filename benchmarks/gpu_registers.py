@@ -34,13 +34,13 @@ _ARCHITECTURE = "sm_90a"
 
 def compile_cases(batch_size: int) -> None:
   """Compiles each kernel with its gradient; the dump is what is wanted of it."""
-  import gpu_traffic
+  import described_gpu
   import jax
   import jax.numpy as jnp
   from jax.sharding import SingleDeviceSharding
 
-  where = SingleDeviceSharding(gpu_traffic.described_gpus()[0])
-  gpu_traffic.pretend_kernels(True)
+  where = SingleDeviceSharding(described_gpu.devices()[0])
+  described_gpu.pretend_kernels(True)
   import gpu_kernels
 
   from egic_jax.ops import kernel_trial

@@ -18,52 +18,22 @@ cuDNN's may not run.
 """
 
 import argparse
-import atexit
 import collections
 import dataclasses
 import os
 import pathlib
 import pickle
 import re
-import shutil
 import sys
-import tempfile
 import time
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+import described_gpu
 import jax
 import jax.numpy as jnp
-from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-# An H200, as XLA describes devices; what an H200 was tuned for is found by this.
-_DEVICE = """
-gpu_device_info {
-  threads_per_block_limit: 1024
-  threads_per_warp: 32
-  shared_memory_per_block: 49152
-  shared_memory_per_core: 233472
-  threads_per_core_limit: 2048
-  core_count: 132
-  fpus_per_core: 128
-  block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-  memory_bandwidth: 4813824000000
-  l2_cache_size: 62914560
-  clock_rate_ghz: 1.98
-  device_memory_size: 150000000000
-  shared_memory_per_block_optin: 232448
-  cuda_compute_capability { major: 9 minor: 0 }
-  registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 19 patch: 0 }
-runtime_version { major: 13 minor: 0 patch: 0 }
-device_description_str: "NVIDIA H200"
-"""
 _BYTES = {"pred": 1, "u8": 1, "s8": 1, "bf16": 2, "f16": 2}
 _BYTES |= {"f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
 _ARRAY = re.compile(rf"({'|'.join(_BYTES)})\[([0-9,]*)\]")
@@ -71,26 +41,6 @@ _INSTRUCTION = re.compile(
   r"\s*(?:ROOT )?%([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*?)\)(.*)"
 )
 _FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant"}
-
-
-def described_gpus(count: int = 1):
-  """The devices of a machine that is not there."""
-  import jax_plugins.xla_cuda13  # noqa: F401
-
-  return topologies.get_topology_desc(
-    platform="cuda", target_config=_DEVICE, topology=f"1x1x{count}"
-  ).devices
-
-
-def pretend_kernels(wanted: bool) -> None:
-  """Has kernels compiled for the described GPU, or left out."""
-  from jax._src.pallas.triton import gpu_info
-
-  from egic_jax.ops import gpu_kernel
-
-  gpu_kernel._runs = lambda device: wanted
-  h200 = gpu_info.get_gpu_info_from_version(gpu_info.GpuVersion.H200)
-  gpu_info.get_gpu_info = lambda: h200
 
 
 def compile_step(arguments):
@@ -103,7 +53,7 @@ def compile_step(arguments):
   from egic_jax.training import sharding
   from egic_jax.training import state as state_lib
 
-  mesh = sharding.make_mesh(devices=described_gpus(arguments.devices))
+  mesh = sharding.make_mesh(devices=described_gpu.devices(arguments.devices))
   made = training_step.make(
     arguments.stage,
     arguments.preset,
@@ -192,35 +142,6 @@ def _part(name):
   return name[:110]
 
 
-def _without_version(tuned: pathlib.Path) -> str:
-  """A copy in which what is known of cuDNN is of version 0.0.0, as without a GPU.
-
-  A result is a file: a length-prefixed key, then length-prefixed what was found,
-  which ends with the version of the library: of cuDNN 9 or, left as it is, cuBLAS 13.
-  """
-  copied = tempfile.mkdtemp()
-  atexit.register(shutil.rmtree, copied, ignore_errors=True)
-  for path in tuned.glob("*/*.pb"):
-    data = path.read_bytes()
-    version = re.search(rb"\x12([\x05-\x0a])9\.\d+\.\d+$", data)
-    if version and version[1][0] == len(data) - version.start() - 2:
-      length = 2 + data[1] + 1
-      none = b"\x12\x050.0.0"
-      change = len(none) - (len(data) - version.start())
-      data = b"".join(
-        (
-          data[:length],
-          bytes([data[length] + change]),
-          data[length + 1 : version.start()],
-          none,
-        )
-      )
-    place = pathlib.Path(copied, path.parent.name)
-    place.mkdir(exist_ok=True)
-    (place / path.name).write_bytes(data)
-  return copied
-
-
 def _keep(compiled, arguments):
   import training_step
   from jax.experimental import serialize_executable
@@ -266,13 +187,9 @@ def main() -> None:
   parser.add_argument("--tuned", type=pathlib.Path, help="see above")
   parser.add_argument("--most", type=int, default=25, help="rows of a table")
   arguments = parser.parse_args()
-  flags = ["--xla_gpu_experimental_cost_model_gemm_tiling_default=true"]
-  if arguments.tuned:
-    tuned = _without_version(arguments.tuned)
-    flags.append(f"--xla_gpu_per_fusion_autotune_cache_dir={tuned}")
-  os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
+  described_gpu.set_flags(arguments.tuned)
   try:
-    pretend_kernels(not arguments.plain)
+    described_gpu.pretend_kernels(not arguments.plain)
     start = time.monotonic()
     compiled = compile_step(arguments)
   except ImportError as error:

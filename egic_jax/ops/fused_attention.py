@@ -18,10 +18,10 @@ import numpy as np
 
 from egic_jax.ops import attention, gpu_kernel, sum_rows, windows
 
-# Programs of a kernel, at most: four for each processor. Each goes through windows of
-# one head, the next of which is read while it computes, and backwards adds up the
-# gradients of position bias and bias over them.
-_PROGRAMS = 528
+# Programs of a kernel, at most: four for each processor, backwards two. Each goes
+# through windows of one head, the next of which is read while it computes, and backwards
+# adds up the gradients of position bias and bias over them.
+_PROGRAMS, _PROGRAMS_BACK = 528, 264
 _STAGES = 3
 _BITS = math.log2(math.e)
 # The least side of a matrix that the chip multiplies.
@@ -137,9 +137,9 @@ class _Settings(NamedTuple):
     """Windows of a map (tokens, 3 C)."""
     return qkv.shape[0] // self.window**2
 
-  def groups(self, count: int) -> int:
+  def groups(self, count: int, programs: int) -> int:
     """Of so many windows, that programs of one head take in turn."""
-    return max(1, min(_PROGRAMS // self.heads, count))
+    return max(1, min(programs // self.heads, count))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -161,7 +161,7 @@ def _outputs(settings, qkv, qkv_bias, position_bias, regions, *, with_norms):
   These are of (windows of the map, heads, T), in bits.
   """
   heads, count = settings.heads, settings.count(qkv)
-  groups = settings.groups(count)
+  groups = settings.groups(count, _PROGRAMS)
   wide = gpu_kernel.wide(qkv.dtype)
   inputs = _operands(qkv, qkv_bias, position_bias, regions)
 
@@ -212,7 +212,7 @@ def _backward(settings, residuals, gradient):
   qkv, qkv_bias, position_bias, regions, norms = residuals
   heads, head_width = settings.heads, gradient.shape[1] // settings.heads
   count = settings.count(qkv)
-  groups = settings.groups(count)
+  groups = settings.groups(count, _PROGRAMS_BACK)
   wide = gpu_kernel.wide(qkv.dtype)
 
   def kernel(*refs):

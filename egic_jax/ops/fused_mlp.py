@@ -19,7 +19,7 @@ from egic_jax.ops import gelu, gpu_kernel, linear, sum_rows
 # Sides of what a program makes at a time, its warps, and tiles that are under way.
 _ROWS, _COLUMNS, _COLUMNS_BACK = 64, 128, 128
 _WARPS, _WARPS_BACK = 8, 8
-_STAGES, _STAGES_BACK = 2, 2
+_STAGES, _STAGES_BACK = 3, 3
 # Programs, at most: two for each processor.
 _PROGRAMS, _PROGRAMS_BACK = 264, 264
 # The least side of a matrix that the chip multiplies.
