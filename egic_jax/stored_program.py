@@ -116,7 +116,7 @@ class StoredProgram:
         pass
     with allocator.compiling():
       lowered = self._jitted.lower(*args)
-      with _without_compilation_cache():
+      with without_compilation_cache():
         compiled = lowered.compile(runtime.COMPILER_OPTIONS["cpu"])
       try:
         parts = serialize_executable.serialize(compiled)
@@ -150,7 +150,7 @@ class _Executable:
 
 
 @contextlib.contextmanager
-def _without_compilation_cache():
+def without_compilation_cache():
   """Has the compiler run: what comes from jax's cache cannot be kept.
 
   XLA's CPU executables, once read back, are serialised without their code.

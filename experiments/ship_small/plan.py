@@ -106,8 +106,9 @@ class Settings:
 
 
 _UPRIGHT = Augmentation(transpose=0.0)
-# LPIPS has no weights that could be carried.
-_WEIGHTS = objectives.LossWeights(lpips=0.0)
+# LPIPS has no weights that could be carried. In so short a time the discriminator
+# has less to say.
+_WEIGHTS = objectives.LossWeights(lpips=0.0, adversarial=0.3)
 
 
 def _codec(name: str) -> presets.CodecConfig:
@@ -123,6 +124,9 @@ SETTINGS = {
     dtype=jnp.bfloat16,
     crop_size=256,
     stages={
+      "stage1_mse": StagePlan(
+        share=0.66, batch_size=16, kind="muon", learning_rate=1e-3
+      ),
       "stage0_discriminator": StagePlan(
         share=0.06,
         batch_size=32,
@@ -130,14 +134,12 @@ SETTINGS = {
         learning_rate=1e-3,
         augmentation=_UPRIGHT,
       ),
-      "stage1_mse": StagePlan(
-        share=0.66, batch_size=32, kind="muon", learning_rate=1e-3
-      ),
       "stage2_gan": StagePlan(
         share=0.2,
         batch_size=32,
         kind="adam",
         learning_rate=2e-4,
+        discriminator_scale=2.0,
         ema_decay=0.999,
         augmentation=_UPRIGHT,
       ),
@@ -148,6 +150,8 @@ SETTINGS = {
     weights=_WEIGHTS,
     # float32 would take 29 MiB more, and files are few and small.
     moments="bfloat16",
+    # What measures would have to be compiled for every stage.
+    panel_seconds=float("inf"),
   ),
   # For two processor cores: a rehearsal, or an evening's model.
   "tiny": Settings(

@@ -24,9 +24,12 @@ import plan  # noqa: E402
 
 from egic_jax import runtime  # noqa: E402
 
+# Stages that can do without what cuDNN finds best on a GPU.
+_NO_CONVOLUTIONS = ("stage1_mse", "stage3_orp")
+
 
 def make_parser() -> argparse.ArgumentParser:
-  """The five commands."""
+  """The six commands."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   commands = parser.add_subparsers(dest="command", required=True)
 
@@ -60,6 +63,19 @@ def make_parser() -> argparse.ArgumentParser:
     help="plan by updates instead: every run is then alike",
   )
   train.add_argument("--max-updates", type=int, help="of this slice")
+  train.add_argument(
+    "--programs", type=pathlib.Path, help="folder that `compile` wrote"
+  )
+
+  compile_ = commands.add_parser(
+    "compile", help="compile for an H200 that need not be here"
+  )
+  _add_training(compile_)
+  compile_.add_argument("--stages", nargs="+", default=list(_NO_CONVOLUTIONS))
+  compile_.add_argument("--to", required=True, type=pathlib.Path)
+  compile_.add_argument(
+    "--tuned", type=pathlib.Path, help="what such a GPU found best"
+  )
 
   bench = commands.add_parser("bench", help="measure updates a second")
   _add_training(bench)
@@ -145,8 +161,22 @@ def _train(arguments):
     seconds=arguments.slice_minutes * 60,
     started=_STARTED,
     max_updates=arguments.max_updates,
+    kept_programs=arguments.programs,
     report=_report,
   ).run()
+
+
+def _compile(arguments):
+  import beforehand
+
+  beforehand.compile_stages(
+    _settings(arguments),
+    packs=arguments.pack,
+    names=arguments.stages,
+    to=arguments.to,
+    tuned=arguments.tuned,
+    report=_report,
+  )
 
 
 def _bench(arguments):
@@ -197,6 +227,7 @@ def main(argv: list[str] | None = None) -> int:
   commands = {
     "pack": _pack,
     "train": _train,
+    "compile": _compile,
     "bench": _bench,
     "export": _export,
     "lean": _lean,

@@ -63,6 +63,7 @@ class Slice:
     seconds: float,
     started: float,
     max_updates: int | None = None,
+    kept_programs: pathlib.Path | None = None,
     report: Report,
   ):
     """Reads photographs and the newest save.
@@ -77,6 +78,7 @@ class Slice:
       seconds: of this slice, from *started* on.
       started: a time of time.monotonic.
       max_updates: of this slice; None for no limit.
+      kept_programs: a folder of programs compiled on another machine.
       report: told each line for the user.
 
     Raises:
@@ -101,6 +103,7 @@ class Slice:
     self._samples = b""
     self._position = clock_lib.start_position(settings, size)
     self._programs: dict[str, programs.StageProgram] = {}
+    self._kept_programs = kept_programs
     self._curves = curves_file.Curves()
     self._kept: dict[str, Any] = {}
     self._state: state_lib.TrainState | None = None
@@ -212,14 +215,20 @@ class Slice:
   def _program(self, name):
     if name not in self._programs:
       self._programs[name] = programs.StageProgram(
-        name, self._settings, self._networks, self._atlas
+        name,
+        self._settings,
+        self._networks,
+        self._atlas,
+        self._kept_programs,
       )
     return self._programs[name]
 
   def _new_state(self, program, key):
-    batch = jax.jit(program.batch)(jax.random.fold_in(key, 1), self._atlas)
-    batch = sharding.global_batch(jax.device_get(batch), self._mesh)
     stage = program.stage
+    batch = {}
+    if "discriminator" in stage.params:
+      batch = jax.jit(program.batch)(jax.random.fold_in(key, 1), self._atlas)
+      batch = sharding.global_batch(jax.device_get(batch), self._mesh)
     start = initial.Start(
       {g: self._kept[g] for g in stage.params if g in self._kept},
       only_segmented={"codec", "discriminator"} <= set(stage.params)
