@@ -256,7 +256,10 @@ def _by_table(table_index, count: int, tables: CodingTables):
   # NumPy sorts integers of 8 and 16 bits by radix, several times faster.
   small = table_index.astype(np.min_scalar_type(max(0, len(tables) - 1)))
   order = np.argsort(small, kind="stable")
-  return order, np.bincount(small, minlength=len(tables))
+  # np.bincount would widen every index first.
+  every = np.arange(len(tables), dtype=small.dtype)
+  ends = np.searchsorted(small.take(order), every, side="right")
+  return order, np.diff(ends, prepend=0)
 
 
 def _groups(counts: np.ndarray) -> Iterator[tuple[int, int, int]]:
