@@ -4,6 +4,8 @@ import csv
 import io
 from typing import Any
 
+import numpy as np
+
 HEADER = ("seconds", "slice", "stage", "update", "name", "value")
 # Panels of the picture, each with those of these curves that there are.
 _PANELS = (
@@ -64,22 +66,28 @@ class Curves:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    series: dict[str, list[tuple[float, float]]] = {}
+    series: dict[str, dict[str, list[tuple[float, float]]]] = {}
     stages: dict[str, float] = {}
     for seconds, _, stage, _, name, value in self.rows:
-      series.setdefault(name, []).append((seconds / 60, value))
+      # A stage's loss is not the next one's: a line for each.
+      by_stage = series.setdefault(name, {})
+      by_stage.setdefault(stage, []).append((seconds / 60, value))
       stages.setdefault(stage, seconds / 60)
-    figure, axes = pyplot.subplots(2, 3, figsize=(12, 6), dpi=80)
-    for axis, (title, names) in zip(axes.flat, _PANELS, strict=True):
-      for name in names:
-        if name in series:
-          axis.plot(*zip(*series[name], strict=True), label=name, linewidth=1)
-      if len(axis.lines) > 1:
+    panels = [p for p in _PANELS if any(name in series for name in p[1])]
+    figure, axes = pyplot.subplots(
+      1, max(1, len(panels)), figsize=(4 * max(1, len(panels)), 3), dpi=80
+    )
+    for axis, (title, names) in zip(np.atleast_1d(axes), panels, strict=False):
+      found = [name for name in names if name in series]
+      for i, name in enumerate(found):
+        for points in series[name].values():
+          axis.plot(*zip(*points, strict=True), color=f"C{i}", linewidth=1)
+        axis.lines[-1].set_label(name)
+      if len(found) > 1:
         axis.legend(fontsize=7)
       for start in stages.values():
         axis.axvline(start, color="0.8", linewidth=0.8, zorder=0)
       axis.set_title(title, fontsize=9)
-    for axis in axes[-1]:
       axis.set_xlabel("minutes of training; grey: a stage begins", fontsize=8)
     figure.tight_layout()
     buffer = io.BytesIO()
