@@ -29,7 +29,7 @@ _NO_CONVOLUTIONS = ("stage1_mse", "stage3_orp")
 
 
 def make_parser() -> argparse.ArgumentParser:
-  """The six commands."""
+  """The seven commands."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   commands = parser.add_subparsers(dest="command", required=True)
 
@@ -93,6 +93,12 @@ def make_parser() -> argparse.ArgumentParser:
     "--half", action="store_true", help="float16: a file half as large"
   )
   export.add_argument("--hardware", default="", help="for the model's metadata")
+
+  blend = commands.add_parser("blend", help="less of stage 2, stage 3 anew")
+  blend.add_argument("--first", required=True, type=pathlib.Path)
+  blend.add_argument("--last", required=True, type=pathlib.Path)
+  blend.add_argument("--share", required=True, type=float)
+  blend.add_argument("--to", required=True, type=pathlib.Path)
 
   lean = commands.add_parser("lean", help="a save without moments, to carry")
   lean.add_argument(
@@ -215,6 +221,14 @@ def _export(arguments):
   )
 
 
+def _blend(arguments):
+  import export
+
+  _report(
+    export.blend(arguments.first, arguments.last, arguments.to, arguments.share)
+  )
+
+
 def _lean(arguments):
   import export
 
@@ -230,6 +244,7 @@ def main(argv: list[str] | None = None) -> int:
     "compile": _compile,
     "bench": _bench,
     "export": _export,
+    "blend": _blend,
     "lean": _lean,
   }
   runtime.configure()

@@ -116,6 +116,7 @@ def test_a_stopped_training_ends_like_one_that_was_not(
   assert "codec, orp" in line
   model = model_file.load_model(tmp_path / "model")
   assert model.metadata["stage"] == "all"
+  _blend(first_update_of_stage_2, cut, tmp_path)
   lines = []
   assert make(cut, lines=lines).run()
   assert "all stages are done: 6 updates" in lines[-1]
@@ -178,3 +179,27 @@ def test_what_does_not_fit_is_told(make, first_update_of_stage_2, tmp_path):
   (other / saved.STATE).write_text(head.read_text().replace('"micro"', '"big"'))
   with pytest.raises(ValueError, match="--size=big, not micro"):
     make(tmp_path / "a", start_from=other)
+
+
+def _blend(first, last, tmp_path):
+  """Between the first update of stage 2 and its end; stage 3 comes again."""
+  export.blend(first.parent, last, tmp_path / "between", 0.25)
+  params, others, position = saved.load(saved.newest(tmp_path / "between"))
+  assert (position["stage"], position["update"], others) == (
+    "stage3_orp",
+    0,
+    {},
+  )
+  before, after = (saved.load(saved.newest(f))[0] for f in (first.parent, last))
+  moved = 0
+  for name, array in params.items():
+    ends = before[f"now{name[4:]}"], after[name]
+    if name.startswith("kept/codec/synthesis/"):
+      moved += not np.array_equal(*ends)
+      expected = 0.75 * ends[0] + 0.25 * ends[1]
+      np.testing.assert_allclose(array, expected, rtol=1e-6, atol=1e-7)
+    else:
+      assert np.array_equal(array, ends[1]), name
+  assert moved
+  with pytest.raises(ValueError, match="holds no save"):
+    export.blend(tmp_path / "nothing", last, tmp_path / "other", 0.5)
