@@ -249,11 +249,11 @@ class StageProgram:
       state, sums = jax.lax.fori_loop(0, count, add_one, (state, sums))
       return state, jax.tree.map(lambda x: x / count, sums)
 
-    update_all = jax.jit(
-      many if self._loops else one, donate_argnums=0, **options
-    )
-    scalars = _scalars(1, 0.0, 0.0)[0 if self._loops else 1 :]
-    return update_all.lower(state, atlas, key, *scalars)
+    count, *places = _scalars(1, 0.0, 0.0)
+    options |= {"donate_argnums": 0}
+    if self._loops:
+      return jax.jit(many, **options).lower(state, atlas, key, count, *places)
+    return jax.jit(one, **options).lower(state, atlas, key, *places)
 
   def __call__(
     self,

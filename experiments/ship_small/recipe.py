@@ -222,10 +222,10 @@ def _export(arguments):
 
 
 def _blend(arguments):
-  import export
+  import blend
 
   _report(
-    export.blend(arguments.first, arguments.last, arguments.to, arguments.share)
+    blend.blend(arguments.first, arguments.last, arguments.to, arguments.share)
   )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 import time
 
+import blend
 import curves_file
 import export
 import jax.numpy as jnp
@@ -183,7 +184,7 @@ def test_what_does_not_fit_is_told(make, first_update_of_stage_2, tmp_path):
 
 def _blend(first, last, tmp_path):
   """Between the first update of stage 2 and its end; stage 3 comes again."""
-  export.blend(first.parent, last, tmp_path / "between", 0.25)
+  blend.blend(first.parent, last, tmp_path / "between", 0.25)
   params, others, position = saved.load(saved.newest(tmp_path / "between"))
   assert (position["stage"], position["update"], others) == (
     "stage3_orp",
@@ -202,4 +203,4 @@ def _blend(first, last, tmp_path):
       assert np.array_equal(array, ends[1]), name
   assert moved
   with pytest.raises(ValueError, match="holds no save"):
-    export.blend(tmp_path / "nothing", last, tmp_path / "other", 0.5)
+    blend.blend(tmp_path / "nothing", last, tmp_path / "other", 0.5)
